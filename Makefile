@@ -1,0 +1,44 @@
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+export RAY_USAGE_STATS_ENABLED := 0
+
+.PHONY: help demo test test-slow check format bench clean
+
+help: ## show this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+
+.venv/installed: pyproject.toml constraints.txt
+	@echo "creating the environment in .venv (several GB with PyTorch; once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(INSTALL) --editable .
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	@$(INSTALL) --editable '.[dev]'
+	@touch $@
+
+demo: .venv/installed ## classify drawn demo slides with the shipped bundle and say where the report is
+	@$(BIN)/python pipelines/demo.py --out demo
+
+test: .venv/installed-dev ## run the tests (those that take minutes: make test-slow)
+	@$(BIN)/python -m pytest
+
+test-slow: .venv/installed-dev ## run the tests that take minutes
+	@$(BIN)/python -m pytest -m slow
+
+check: .venv/installed-dev ## lint, types, architecture
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/basedpyright
+	@$(BIN)/lint-imports --no-cache
+
+format: .venv/installed-dev ## format the code
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: .venv/installed-dev ## measure speed and memory on your images: make bench DATA=folder
+	@$(BIN)/python benchmarks/batch.py $(or $(DATA),demo/slides)
+
+clean: ## remove what demo and tests made; the environment stays
+	rm -rf demo .pytest_cache .ruff_cache

@@ -1,0 +1,130 @@
+"""Finding the white cell: the nucleus is the only strongly purple thing in a stained smear.
+
+Romanowsky stains (Wright, Giemsa, May-Gruenwald) colour chromatin purple: much blue, little green.
+``B - G`` is therefore large on the nucleus and small on red cells, granules and plasma; Otsu's threshold
+(1979, doi:10.1109/TSMC.1979.4310076) splits the two at any magnification.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import cv2
+import numpy as np
+
+from core.settings import Settings
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Box", "CellFinder", "find_nucleus"]
+
+_WORKING_SIDE = 160
+"""The search runs on a copy whose longer side has this many pixels: enough to see a nucleus."""
+
+_SMALLEST_CONTRAST = 18.0
+"""Least colour index, in 8-bit levels, that counts as purple; below it there is no nucleus."""
+
+_SMALLEST_AREA, _LARGEST_AREA = 0.0015, 0.5
+"""Share of the image that a nucleus may cover."""
+
+
+class Box(NamedTuple):
+    """A rectangle in pixels of the upright image; right and bottom are exclusive."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+class CellFinder(Settings):
+    """How the white cell is cut out, as the preprocessing record keeps it.
+
+    Attributes:
+        method: The only finder so far: colour index, Otsu, largest group of purple parts.
+        scale: Side of the square that is cut out, in multiples of the nucleus's longer side.
+    """
+
+    method: str = "purple-otsu"
+    scale: float = 1.9
+
+    def box(self, rgb: NDArray[np.uint8]) -> Box | None:
+        """Find the square around the white cell.
+
+        Args:
+            rgb: Image, (H, W, 3) uint8.
+
+        Returns:
+            A square of `scale` times the nucleus's longer side, centred on the nucleus as far as the
+            image reaches, or None where there is no nucleus.
+        """
+        nucleus = find_nucleus(rgb)
+        if nucleus is None:
+            return None
+        height, width = rgb.shape[:2]
+        side = self.scale * max(nucleus.right - nucleus.left, nucleus.bottom - nucleus.top)
+        side = min(side, float(min(height, width)))
+        left = _inside((nucleus.left + nucleus.right - side) / 2, width - side)
+        top = _inside((nucleus.top + nucleus.bottom - side) / 2, height - side)
+        return Box(left, top, left + side, top + side)
+
+
+def find_nucleus(rgb: NDArray[np.uint8]) -> Box | None:
+    """Find the bounding box of the nucleus, all its lobes included.
+
+    Args:
+        rgb: Image, (H, W, 3) uint8.
+
+    Returns:
+        The box in pixels of `rgb`, or None where nothing is purple enough or of a nucleus's size.
+    """
+    factor = max(rgb.shape[:2]) / _WORKING_SIDE
+    small = _shrink(rgb, factor) if factor > 1 else rgb
+    mask = _purple(small)
+    if mask is None:
+        return None
+    found = _main_group(mask)
+    if found is None:
+        return None
+    scale_x, scale_y = rgb.shape[1] / small.shape[1], rgb.shape[0] / small.shape[0]
+    left, top, right, bottom = found
+    return Box(left * scale_x, top * scale_y, right * scale_x, bottom * scale_y)
+
+
+def _shrink(rgb: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
+    size = (max(1, round(rgb.shape[1] / factor)), max(1, round(rgb.shape[0] / factor)))
+    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _purple(rgb: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+    """Return the mask (H, W) uint8 of what is purple, or None where Otsu separates nothing."""
+    _, green, blue = cv2.split(rgb)
+    index = cv2.GaussianBlur(cv2.subtract(blue, green), (5, 5), 0)
+    threshold, mask = cv2.threshold(index, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    if threshold < _SMALLEST_CONTRAST:
+        _, mask = cv2.threshold(index, _SMALLEST_CONTRAST, 1, cv2.THRESH_BINARY)
+    if not mask.any():
+        return None
+    return np.asarray(mask, np.uint8)
+
+
+def _main_group(mask: NDArray[np.uint8]) -> tuple[int, int, int, int] | None:
+    """Return the box of the largest group of parts; parts that nearly touch are lobes of one nucleus."""
+    side = max(mask.shape)
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (1 + 2 * (side // 32), 1 + 2 * (side // 32)))
+    joined = cv2.dilate(mask, kernel)
+    count, labels = cv2.connectedComponents(joined)
+    if count < 2:
+        return None
+    areas = np.bincount(labels[mask > 0], minlength=count)
+    areas[0] = 0
+    best = int(areas.argmax())
+    if not _SMALLEST_AREA <= areas[best] / mask.size <= _LARGEST_AREA:
+        return None
+    ys, xs = np.nonzero((labels == best) & (mask > 0))
+    return int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1
+
+
+def _inside(start: float, largest: float) -> float:
+    return min(max(start, 0.0), largest)

@@ -1,0 +1,34 @@
+"""The differential count: the share of each class on a slide, with its uncertainty."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from scipy.stats import beta
+
+__all__ = ["Share", "share"]
+
+
+class Share(NamedTuple):
+    """A percentage and the limits of its 95 % interval, all in percent."""
+
+    percent: float
+    low: float
+    high: float
+
+
+def share(count: int, total: int) -> Share:
+    """Return a class's share with its exact binomial 95 % interval.
+
+    Clopper and Pearson (1934, doi:10.1093/biomet/26.4.404), what haematology calls Rümke's limits. It
+    speaks of counting alone, not of misclassification.
+
+    Args:
+        count: Cells of the class.
+        total: Classified cells; with 0 nothing is known, and the interval is 0 to 100.
+    """
+    if total == 0:
+        return Share(0.0, 0.0, 100.0)
+    low = float(beta.ppf(0.025, count, total - count + 1)) if count > 0 else 0.0
+    high = float(beta.ppf(0.975, count + 1, total - count)) if count < total else 1.0
+    return Share(100 * count / total, 100 * low, 100 * high)

@@ -1,0 +1,77 @@
+"""Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391): where the network looked.
+
+ResNet18 ends in global average pooling and one linear layer. The gradient of logit c with respect to
+the last feature map A_k is therefore W[c, k] / (h * w) everywhere, and Grad-CAM at ``layer4`` is
+relu(sum_k W[c, k] * A_k) / (h * w): one product, in the forward pass that classifies. `autograd_gradcam`
+is the general method, for any layer, and the reference that the fast path is tested against.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from core.errors import SettingsError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["autograd_gradcam", "normalise_maps", "one_pass_gradcam"]
+
+
+def one_pass_gradcam(feature_map: torch.Tensor, head_weight: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+    """Explain one class per image from what the forward pass already computed.
+
+    Args:
+        feature_map: Input of the global average pooling, (N, K, h, w) float32.
+        head_weight: Weight of the linear layer after it, (C, K).
+        classes: Class to explain per image, (N,) int64.
+
+    Returns:
+        Grad-CAM before normalisation, (N, h, w) float32, 0 or more.
+    """
+    cells = feature_map.shape[2] * feature_map.shape[3]
+    return torch.einsum("nk,nkhw->nhw", head_weight[classes], feature_map).relu() / cells
+
+
+def autograd_gradcam(network: nn.Module, batch: torch.Tensor, classes: torch.Tensor, layer: nn.Module) -> torch.Tensor:
+    """Explain one class per image by differentiating the logit with respect to a layer's output.
+
+    The network's mode, parameters and gradients are left as they were.
+
+    Args:
+        network: Maps (N, 3, H, W) to logits (N, C); put it in evaluation mode first.
+        batch: Normalised input, (N, 3, H, W) float32.
+        classes: Class to explain per image, (N,) int64.
+        layer: Module inside `network` whose output is (N, K, h, w).
+
+    Returns:
+        Grad-CAM before normalisation, (N, h, w) float32, 0 or more.
+
+    Raises:
+        SettingsError: With code ``inference-mode`` inside ``torch.inference_mode``, where no gradient exists.
+    """
+    if torch.is_inference_mode_enabled():
+        raise SettingsError("inference-mode", "autograd_gradcam needs gradients; call it outside inference_mode.")
+    kept: list[torch.Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
+        kept.append(output)
+
+    hook = layer.register_forward_hook(keep)
+    try:
+        with torch.enable_grad():
+            logits = network(batch.detach().requires_grad_())
+            chosen = logits.gather(1, classes.view(-1, 1)).sum()
+            (gradient,) = torch.autograd.grad(chosen, kept[0])
+    finally:
+        hook.remove()
+    alpha = gradient.mean(dim=(2, 3))
+    return torch.einsum("nk,nkhw->nhw", alpha, kept[0].detach()).relu()
+
+
+def normalise_maps(maps: torch.Tensor) -> torch.Tensor:
+    """Scale each map (N, h, w) to a maximum of 1; an all-zero map, no evidence, stays zero."""
+    largest = maps.amax(dim=(1, 2), keepdim=True)
+    return torch.where(largest > 0, maps / largest.clamp_min(torch.finfo(maps.dtype).tiny), maps)

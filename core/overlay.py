@@ -1,0 +1,120 @@
+"""Pictures of heatmaps: the colour map, the overlay on the image, the panel of three."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from core.errors import SettingsError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from core.cell import Box
+
+__all__ = ["COLOUR_MAPS", "encode_jpeg", "heatmap", "lay_back", "overlay", "panel", "shrink_to"]
+
+COLOUR_MAPS = {
+    "jet": cv2.COLORMAP_JET,
+    "turbo": cv2.COLORMAP_TURBO,
+    "viridis": cv2.COLORMAP_VIRIDIS,
+    "inferno": cv2.COLORMAP_INFERNO,
+}
+"""Names of the colour maps that may be asked for, and OpenCV's numbers."""
+
+
+def lay_back(cam: NDArray[np.float32], box: Box, height: int, width: int) -> NDArray[np.float32]:
+    """Enlarge a map to the part of the image that the network saw.
+
+    Args:
+        cam: Map in [0, 1], (h, w) float32.
+        box: That part, in pixels of the image.
+        height: Height of the image.
+        width: Width of the image.
+
+    Returns:
+        Map in [0, 1], (height, width) float32; zero where the network saw nothing.
+    """
+    rows, columns = cam.shape
+    scale_x, scale_y = (box.right - box.left) / columns, (box.bottom - box.top) / rows
+    # Pixel centres: (i + 0.5) * scale + offset - 0.5 in the image for cell i of the map.
+    matrix = np.array(
+        [[scale_x, 0, box.left + 0.5 * scale_x - 0.5], [0, scale_y, box.top + 0.5 * scale_y - 0.5]], np.float32
+    )
+    left, top = max(0, round(box.left)), max(0, round(box.top))
+    right, bottom = min(width, round(box.right)), min(height, round(box.bottom))
+    matrix[:, 2] -= (left, top)
+    part = cv2.warpAffine(
+        cam,
+        matrix,
+        (max(1, right - left), max(1, bottom - top)),
+        flags=cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    whole = np.zeros((height, width), np.float32)
+    whole[top : top + part.shape[0], left : left + part.shape[1]] = part[: height - top, : width - left]
+    return whole
+
+
+def heatmap(cam: NDArray[np.float32], colour_map: str = "jet") -> NDArray[np.uint8]:
+    """Colour a map in [0, 1], (H, W) float32, as (H, W, 3) uint8 RGB.
+
+    Raises:
+        SettingsError: With code ``unknown-colour-map``.
+    """
+    if colour_map not in COLOUR_MAPS:
+        raise SettingsError("unknown-colour-map", f"Colour maps are {', '.join(COLOUR_MAPS)}, not {colour_map!r}.")
+    levels = cv2.convertScaleAbs(cam, alpha=255.0)
+    return np.asarray(cv2.cvtColor(cv2.applyColorMap(levels, COLOUR_MAPS[colour_map]), cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def overlay(
+    rgb: NDArray[np.uint8], cam: NDArray[np.float32], box: Box, *, colour_map: str = "jet", strength: float = 0.4
+) -> NDArray[np.uint8]:
+    """Blend a map's colours onto the image, within the part that the network saw.
+
+    Args:
+        rgb: Image, (H, W, 3) uint8.
+        cam: Map in [0, 1], (h, w) float32.
+        box: The part of the image that `cam` covers, in pixels.
+        colour_map: A name in `COLOUR_MAPS`.
+        strength: Weight of the colours, in [0, 1].
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    height, width = rgb.shape[:2]
+    left, top = max(0, round(box.left)), max(0, round(box.top))
+    right, bottom = min(width, round(box.right)), min(height, round(box.bottom))
+    colours = heatmap(lay_back(cam, box, height, width)[top:bottom, left:right], colour_map)
+    blended = rgb.copy()
+    blended[top:bottom, left:right] = cv2.addWeighted(rgb[top:bottom, left:right], 1 - strength, colours, strength, 0)
+    if (left, top, right, bottom) != (0, 0, width, height):
+        cv2.rectangle(blended, (left, top), (right - 1, bottom - 1), (255, 255, 255), max(1, width // 320))
+    return blended
+
+
+def panel(rgb: NDArray[np.uint8], cam: NDArray[np.float32], box: Box, *, colour_map: str = "jet") -> NDArray[np.uint8]:
+    """Put original, heatmap and overlay side by side, (H, 3 * W, 3) uint8."""
+    height, width = rgb.shape[:2]
+    colours = heatmap(lay_back(cam, box, height, width), colour_map)
+    return np.hstack((rgb, colours, overlay(rgb, cam, box, colour_map=colour_map)))
+
+
+def shrink_to(rgb: NDArray[np.uint8], longest: int) -> tuple[NDArray[np.uint8], float]:
+    """Return the image with its longer side at most `longest` pixels, and the factor applied."""
+    factor = min(1.0, longest / max(rgb.shape[:2]))
+    if factor == 1.0:
+        return rgb, factor
+    size = (max(1, round(rgb.shape[1] * factor)), max(1, round(rgb.shape[0] * factor)))
+    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8), factor
+
+
+def encode_jpeg(rgb: NDArray[np.uint8], quality: int = 85) -> bytes:
+    """Encode (H, W, 3) uint8 RGB as a JPEG file."""
+    done, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not done:
+        raise SettingsError("not-encodable", f"OpenCV cannot encode an image of shape {rgb.shape} as JPEG.")
+    return data.tobytes()

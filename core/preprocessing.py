@@ -1,0 +1,106 @@
+"""From a picture to the network's input: the one record that travels with the weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import Field
+
+from core.cell import Box, CellFinder
+from core.settings import Settings
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Prepared", "Preprocessing", "crop_with_margin"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """One image, ready to be stacked into a batch.
+
+    Attributes:
+        pixels: Network input before normalisation, (height, width, 3) uint8.
+        box: Part of the image that `pixels` shows, in pixels of the image.
+        found: False where the record asks for the white cell and none was found.
+    """
+
+    pixels: NDArray[np.uint8]
+    box: Box
+    found: bool
+
+
+class Preprocessing(Settings):
+    """Everything between a decoded picture and the network, as the bundle records it.
+
+    The picture, or the square around its white cell, is squashed to `height` x `width` with
+    Pillow's antialiased bilinear filter (what timm calls ``crop_mode: squash``), divided by 255,
+    then normalised.
+    """
+
+    version: Literal[1] = Field(1, description="version of this record")
+    height: int = Field(224, ge=32, le=1024, description="input height in pixels")
+    width: int = Field(224, ge=32, le=1024, description="input width in pixels")
+    mean: tuple[float, float, float] = Field((0.0, 0.0, 0.0), description="subtracted per channel, RGB in [0, 1]")
+    std: tuple[float, float, float] = Field((1.0, 1.0, 1.0), description="divisor per channel, RGB in [0, 1]")
+    cell: CellFinder | None = Field(None, description="how the white cell is cut out; none: whole image")
+
+    def locate(self, rgb: NDArray[np.uint8]) -> tuple[Box, bool]:
+        """Return the part of an (H, W, 3) image that is classified, and whether it is a found cell."""
+        whole = Box(0.0, 0.0, float(rgb.shape[1]), float(rgb.shape[0]))
+        if self.cell is None:
+            return whole, True
+        box = self.cell.box(rgb)
+        return (whole, False) if box is None else (box, True)
+
+    def prepare(self, rgb: NDArray[np.uint8]) -> Prepared:
+        """Cut out and resize one picture.
+
+        Args:
+            rgb: Decoded picture, (H, W, 3) uint8.
+        """
+        box, found = self.locate(rgb)
+        return Prepared(_resize(rgb, box, self.width, self.height), box, found)
+
+    def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Turn (N, H, W, 3) uint8 or (N, 3, H, W) float in [0, 255] into (N, 3, H, W) float32 input."""
+        if pixels.dtype == torch.uint8:
+            pixels = pixels.permute(0, 3, 1, 2).float()
+        mean = torch.tensor(self.mean, device=pixels.device).view(1, 3, 1, 1) * 255.0
+        std = torch.tensor(self.std, device=pixels.device).view(1, 3, 1, 1) * 255.0
+        return (pixels - mean) / std
+
+
+def crop_with_margin(
+    rgb: NDArray[np.uint8], preprocessing: Preprocessing, margin: float
+) -> tuple[NDArray[np.uint8], bool]:
+    """Prepare a picture for training, with room around the input for rotation and shift.
+
+    Args:
+        rgb: Decoded picture, (H, W, 3) uint8.
+        preprocessing: The record that the network will be used with.
+        margin: Side of the result relative to the network's input, 1 or more.
+
+    Returns:
+        Pixels (round(height * margin), round(width * margin), 3) uint8 at the scale of
+        `Preprocessing.prepare`, mirrored where they reach past the image, and whether the cell was found.
+    """
+    box, found = preprocessing.locate(rgb)
+    extra_x, extra_y = ((box.right - box.left) * (margin - 1) / 2, (box.bottom - box.top) * (margin - 1) / 2)
+    pad = int(np.ceil(max(extra_x, extra_y))) + 1 if margin > 1 else 0
+    padded = np.asarray(cv2.copyMakeBorder(rgb, pad, pad, pad, pad, cv2.BORDER_REFLECT_101), np.uint8)
+    wide = Box(box.left - extra_x + pad, box.top - extra_y + pad, box.right + extra_x + pad, box.bottom + extra_y + pad)
+    width, height = round(preprocessing.width * margin), round(preprocessing.height * margin)
+    return _resize(padded, wide, width, height), found
+
+
+def _resize(rgb: NDArray[np.uint8], box: Box, width: int, height: int) -> NDArray[np.uint8]:
+    image = Image.fromarray(rgb)
+    return np.asarray(
+        image.resize((width, height), Image.Resampling.BILINEAR, box=(box.left, box.top, box.right, box.bottom))
+    )

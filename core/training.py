@@ -1,0 +1,340 @@
+"""The training loop: resumable at every epoch, the same under Ray Tune as on its own."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch.nn import functional
+from torch.optim import Adam, AdamW
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
+
+from core.augmentation import Augmentation
+from core.checkpoint import load_checkpoint, save_checkpoint
+from core.errors import DataError, SettingsError
+from core.metrics import Metrics, measure
+from core.network import forward
+from core.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torchvision.models import ResNet
+
+    from core.dataset import ImageSet
+    from core.preprocessing import Preprocessing
+
+__all__ = ["Epoch", "Trainer", "TrainingConfig", "predict_logits"]
+
+
+class TrainingConfig(Settings):
+    """Everything that decides a training run; the defaults are the notebook's."""
+
+    epochs: int = Field(15, ge=1, description="passes over the data")
+    samples_per_epoch: int | None = Field(None, ge=1, description="images drawn per epoch; none: as many as there are")
+    batch_size: int = Field(32, ge=2, description="images per step")
+    optimizer: Literal["adam", "adamw"] = Field("adam", description="adam (L2 penalty) or adamw (decoupled decay)")
+    learning_rate: float = Field(1e-3, gt=0, description="initial, or with one-cycle the largest")
+    weight_decay: float = Field(1e-4, ge=0, description="weight decay")
+    schedule: Literal["step", "one-cycle"] = Field("step", description="step: StepLR per epoch; one-cycle per step")
+    step_size: int = Field(7, ge=1, description="epochs between decays (step)")
+    gamma: float = Field(0.1, gt=0, le=1, description="factor of each decay (step)")
+    patience: int = Field(5, ge=1, description="epochs without a better validation loss before stopping")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of a label spread over all classes")
+    balance: Literal["none", "class", "source"] = Field(
+        "none", description="draw images evenly, by class, or by class and then by source"
+    )
+    seed: int = Field(0, ge=0, description="of weights, order and augmentation")
+    augmentation: Augmentation = Field(
+        default_factory=lambda: Augmentation.model_validate({}), description="random views"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """What one epoch gave; `metrics` are of the validation images."""
+
+    number: int
+    train_loss: float
+    train_accuracy: float
+    metrics: Metrics
+    learning_rate: float
+    seconds: float
+    best: bool
+
+
+@dataclass
+class _Progress:
+    epoch: int = 0
+    best_loss: float = math.inf
+    best_epoch: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+class Trainer:
+    """Trains one network on images in memory.
+
+    Args:
+        network: ResNet18 on any device; it is moved to `device`.
+        config: The run.
+        preprocessing: The record that the network will be used with.
+        train: Training images, prepared with the margin of ``config.augmentation``.
+        validation: Validation images, prepared without margin.
+        class_names: Names of the classes.
+        device: Torch device.
+        checkpoint: Where the state is kept after every epoch; none: nowhere.
+    """
+
+    def __init__(
+        self,
+        network: ResNet,
+        config: TrainingConfig,
+        preprocessing: Preprocessing,
+        train: ImageSet,
+        validation: ImageSet,
+        class_names: Sequence[str],
+        *,
+        device: str = "cpu",
+        checkpoint: Path | None = None,
+    ) -> None:
+        self.config = config
+        self.preprocessing = preprocessing
+        self.device = torch.device(device)
+        self.network = network.to(self.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.class_names = tuple(class_names)
+        self.train, self.validation = train, validation
+        self.checkpoint = checkpoint
+        self.progress = _Progress()
+        self._labels = _indices(train.labels, len(self.class_names))
+        self._weights = _sampling_weights(self._labels, train.sources, config.balance)
+        count = config.samples_per_epoch or len(train)
+        self.steps_per_epoch = max(1, count // config.batch_size)
+        if len(train) < 2:
+            raise DataError("too-few-images", f"Training needs at least 2 images, not {len(train)}.")
+        self._optimizer = _optimizer(self.network, config)
+        self._schedule = _schedule(self._optimizer, config, self.steps_per_epoch)
+        self._best = _copy_state(self.network)
+
+    def resume(self) -> bool:
+        """Continue from the checkpoint, if there is one; return whether there was.
+
+        Raises:
+            SettingsError: With code ``resume-mismatch`` where the checkpoint is of another run.
+            DataError: With code ``checkpoint-damaged``.
+        """
+        if self.checkpoint is None or not self.checkpoint.exists():
+            return False
+        saved = load_checkpoint(self.checkpoint)
+        if saved.record["config"] != self._identity():
+            raise SettingsError(
+                "resume-mismatch",
+                f"{self.checkpoint} belongs to a run with other settings or other data; give the same ones"
+                " again, or train without --resume.",
+            )
+        self.network.load_state_dict(saved.network)
+        self._best = saved.best
+        optimizer = self._optimizer.state_dict()
+        optimizer["state"] = saved.optimizer
+        optimizer["param_groups"] = [
+            {**old, **new} for old, new in zip(optimizer["param_groups"], saved.record["param_groups"], strict=True)
+        ]
+        self._optimizer.load_state_dict(optimizer)
+        self._schedule.load_state_dict(saved.record["schedule"])
+        self.progress = _Progress(**saved.record["progress"])
+        return True
+
+    def fit(
+        self, on_epoch: Callable[[Epoch], object] | None = None, on_step: Callable[[int, float], object] | None = None
+    ) -> None:
+        """Train until the last epoch or until patience ends; then load the best weights.
+
+        Args:
+            on_epoch: Called after every epoch, once its checkpoint is on disk.
+            on_step: Called after every step with the step's number and its loss.
+
+        Raises:
+            DataError: With code ``diverged`` where the loss stops being a number.
+        """
+        while not self.finished:
+            epoch = self._run_epoch(on_step)
+            self._save()
+            if on_epoch:
+                on_epoch(epoch)
+        self.network.load_state_dict(self._best)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last epoch is done or patience has run out."""
+        late = self.progress.epoch - self.progress.best_epoch
+        return self.progress.epoch >= self.config.epochs or (self.progress.epoch > 0 and late >= self.config.patience)
+
+    def _run_epoch(self, on_step: Callable[[int, float], object] | None) -> Epoch:
+        started = time.perf_counter()
+        rate = float(self._optimizer.param_groups[0]["lr"])
+        loss, accuracy = self._train_epoch(on_step)
+        metrics = self._validate()
+        if self.config.schedule == "step":
+            self._schedule.step()
+        self.progress.epoch += 1
+        best = metrics.loss < self.progress.best_loss
+        if best:
+            self.progress.best_loss, self.progress.best_epoch = metrics.loss, self.progress.epoch
+            self._best = _copy_state(self.network)
+        epoch = Epoch(self.progress.epoch, loss, accuracy, metrics, rate, time.perf_counter() - started, best)
+        self.progress.history.append(
+            {
+                "epoch": epoch.number,
+                "train_loss": loss,
+                "train_accuracy": accuracy,
+                "validation_loss": metrics.loss,
+                "validation_accuracy": metrics.accuracy,
+                "learning_rate": rate,
+                "seconds": epoch.seconds,
+            }
+        )
+        return epoch
+
+    def _train_epoch(self, on_step: Callable[[int, float], object] | None) -> tuple[float, float]:
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.progress.epoch)
+        order = self._draw(generator)
+        self.network.train()
+        total = torch.zeros(2, device=self.device)
+        for step, chosen in enumerate(order.split(self.config.batch_size)[: self.steps_per_epoch], start=1):
+            batch, labels = self._batch(chosen, generator)
+            loss, correct = self._step(batch, labels)
+            total += torch.stack((loss, correct))
+            if on_step:
+                on_step(step, float(loss))
+        mean_loss, accuracy = (total / self.steps_per_epoch).tolist()
+        if not math.isfinite(mean_loss):
+            raise DataError("diverged", "The training loss is not a number any more; try a smaller learning rate.")
+        return mean_loss, accuracy
+
+    def _draw(self, generator: torch.Generator) -> torch.Tensor:
+        wanted = self.steps_per_epoch * self.config.batch_size
+        if self._weights is not None:
+            return torch.multinomial(self._weights, wanted, replacement=True, generator=generator)
+        rounds = [torch.randperm(len(self.train), generator=generator) for _ in range(-(-wanted // len(self.train)))]
+        return torch.cat(rounds)[:wanted]
+
+    def _batch(self, chosen: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        pixels = self.train.pixels[chosen].to(self.device, non_blocking=True)
+        height, width = self.preprocessing.height, self.preprocessing.width
+        views = self.config.augmentation.apply(pixels, height, width, generator)
+        batch = self.preprocessing.normalise(views).contiguous(memory_format=torch.channels_last)
+        return batch, self._labels[chosen].to(self.device, non_blocking=True)
+
+    def _step(self, batch: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            logits = self.network(batch)
+        loss = functional.cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self._optimizer.step()
+        if self.config.schedule == "one-cycle":
+            self._schedule.step()
+        return loss.detach(), (logits.argmax(1) == labels).float().mean()
+
+    def _validate(self) -> Metrics:
+        logits = predict_logits(self.network, self.validation.pixels, self.preprocessing, self.config.batch_size)
+        if not np.isfinite(logits).all():
+            raise DataError("diverged", "The network's outputs are not numbers any more; try a smaller learning rate.")
+        labels = _indices(self.validation.labels, len(self.class_names)).numpy()
+        return measure(_softmax(logits), labels, self.class_names)
+
+    def _identity(self) -> dict[str, object]:
+        return {
+            "config": self.config.model_dump(mode="json"),
+            "preprocessing": self.preprocessing.model_dump(mode="json"),
+            "images": [len(self.train), len(self.validation)],
+            "classes": list(self.class_names),
+        }
+
+    def _save(self) -> None:
+        if self.checkpoint is None:
+            return
+        optimizer = self._optimizer.state_dict()
+        schedule = {key: value for key, value in self._schedule.state_dict().items() if not callable(value)}
+        record = {
+            "config": self._identity(),
+            "param_groups": [
+                {key: value for key, value in group.items() if key != "params"} for group in optimizer["param_groups"]
+            ],
+            "schedule": schedule,
+            "progress": vars(self.progress),
+        }
+        save_checkpoint(self.checkpoint, self.network.state_dict(), self._best, optimizer["state"], record)
+
+
+def predict_logits(
+    network: ResNet, pixels: torch.Tensor, preprocessing: Preprocessing, batch_size: int
+) -> NDArray[np.float32]:
+    """Classify prepared images in evaluation mode; the network is left in it.
+
+    Args:
+        network: The network.
+        pixels: (N, H, W, 3) uint8.
+        preprocessing: Its record.
+        batch_size: Images per forward pass.
+
+    Returns:
+        Logits, (N, C) float32.
+    """
+    device = next(network.parameters()).device
+    network.eval()
+    parts: list[torch.Tensor] = []
+    with torch.inference_mode():
+        for part in pixels.split(batch_size):
+            batch = preprocessing.normalise(part.to(device)).contiguous(memory_format=torch.channels_last)
+            parts.append(forward(network, batch).logits.float().cpu())
+    return torch.cat(parts).numpy()
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    return torch.from_numpy(logits).softmax(1).numpy()
+
+
+def _indices(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """Accept class indices (N,) or one-hot rows (N, C); return indices."""
+    if labels.ndim == 1:
+        return labels.long()
+    if labels.ndim == 2 and labels.shape[1] == num_classes:
+        return labels.argmax(1)
+    raise DataError(
+        "labels-shape", f"Labels are class indices (N,) or one-hot (N, {num_classes}), not {tuple(labels.shape)}."
+    )
+
+
+def _sampling_weights(labels: torch.Tensor, sources: torch.Tensor, balance: str) -> torch.Tensor | None:
+    """Return a weight per image (N,), or None where every image counts the same."""
+    if balance == "none":
+        return None
+    per_class = torch.bincount(labels)[labels].double()
+    if balance == "class":
+        return 1 / per_class
+    groups = torch.stack((labels, sources), 1)
+    pairs, inverse, counts = groups.unique(dim=0, return_inverse=True, return_counts=True)
+    sources_per_class = torch.bincount(pairs[:, 0])[labels].double()
+    return 1 / (counts[inverse].double() * sources_per_class)
+
+
+def _optimizer(network: ResNet, config: TrainingConfig) -> Adam | AdamW:
+    kind = AdamW if config.optimizer == "adamw" else Adam
+    return kind(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+
+
+def _schedule(optimizer: Adam | AdamW, config: TrainingConfig, steps_per_epoch: int) -> LRScheduler:
+    if config.schedule == "step":
+        return StepLR(optimizer, config.step_size, config.gamma)
+    return OneCycleLR(optimizer, config.learning_rate, total_steps=config.epochs * steps_per_epoch + 1)
+
+
+def _copy_state(network: ResNet) -> dict[str, torch.Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}

@@ -1,0 +1,1 @@
+"""Batch entry points: classify a folder of slides, train, draw demo slides."""

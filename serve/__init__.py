@@ -1,0 +1,1 @@
+"""Ray Serve: the HTTP application and its page (not built yet)."""
