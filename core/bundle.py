@@ -100,7 +100,7 @@ def save_bundle(
     `round_weights` before measuring it, so that the metrics belong to what is stored.
 
     Raises:
-        BundleError: With code ``bundle-exists``.
+        BundleError: With code ``bundle-exists``, or ``bundle-damaged`` where the weights are not numbers.
     """
     if folder.exists() and any(folder.iterdir()):
         raise BundleError("bundle-exists", f"{folder} exists and is not empty; choose another folder or remove it.")
@@ -123,10 +123,11 @@ def save_bundle(
         (unfinished / CARD).write_text(card, encoding="utf-8")
         for name, content in (extras or {}).items():
             (unfinished / name).write_bytes(content)
+        bundle = load_bundle(unfinished)
         if folder.exists():
             folder.rmdir()
         shutil.move(unfinished, folder)
-    return load_bundle(folder)
+    return bundle
 
 
 def load_bundle(folder: Path) -> Bundle:

@@ -47,6 +47,9 @@ class TrainingConfig(Settings):
     step_size: int = Field(7, ge=1, description="epochs between decays (step)")
     gamma: float = Field(0.1, gt=0, le=1, description="factor of each decay (step)")
     patience: int = Field(5, ge=1, description="epochs without a better validation loss before stopping")
+    keep: Literal["best", "last"] = Field(
+        "best", description="weights to keep: of the best validation loss, or of the last epoch (for one-cycle)"
+    )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of a label spread over all classes")
     balance: Literal["none", "class", "source"] = Field(
         "none", description="draw images evenly, by class, or by class and then by source"
@@ -153,7 +156,7 @@ class Trainer:
     def fit(
         self, on_epoch: Callable[[Epoch], object] | None = None, on_step: Callable[[int, float], object] | None = None
     ) -> None:
-        """Train until the last epoch or until patience ends; then load the best weights.
+        """Train until the last epoch or until patience ends; then load the weights to keep.
 
         Args:
             on_epoch: Called after every epoch, once its checkpoint is on disk.
@@ -167,7 +170,8 @@ class Trainer:
             self._save()
             if on_epoch:
                 on_epoch(epoch)
-        self.network.load_state_dict(self._best)
+        if self.config.keep == "best":
+            self.network.load_state_dict(self._best)
 
     @property
     def finished(self) -> bool:

@@ -24,7 +24,7 @@ from core import __version__
 from core.bundle import Bundle, load_bundle
 from core.errors import SettingsError
 from core.settings import Settings
-from pipelines.cluster import WorkerPlan, connect, plan_workers
+from pipelines.cluster import WorkerPlan, connected, plan_workers
 from pipelines.command import FAILED, run_command
 from pipelines.progress import Progress
 from pipelines.report import write_report
@@ -85,23 +85,21 @@ def classify(settings: ClassifySettings) -> int:
     if record["state"] == "finished":
         _say(f"{run.folder.path} is finished already.")
         return _conclude(settings, record, run)
-    connect(settings.address)
     try:
-        plan = _plan(settings)
-        counts = _list(settings, source, run, plan, record)
-        _say(
-            f"{counts['images']:,} images; {plan.workers} worker{'s' * (plan.workers > 1)} on {plan.device},"
-            f" {plan.threads} thread{'s' * (plan.threads > 1)} each; bundle {bundle.id[:12]}"
-        )
-        _classify_parts(settings, bundle, source, run, plan, record)
+        with connected(settings.address):
+            plan = _plan(settings)
+            counts = _list(settings, source, run, plan, record)
+            _say(
+                f"{counts['images']:,} images; {plan.workers} worker{'s' * (plan.workers > 1)} on {plan.device},"
+                f" {plan.threads} thread{'s' * (plan.threads > 1)} each; bundle {bundle.id[:12]}"
+            )
+            _classify_parts(settings, bundle, source, run, plan, record)
         _finish(settings, bundle, run, record, started)
     except BaseException as error:
         record["state"] = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
         record["error"] = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         run.write_record(record)
         raise
-    finally:
-        ray.shutdown()
     return _conclude(settings, record, run)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,9 @@ import ray
 from core.errors import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-__all__ = ["WorkerPlan", "connect", "plan_workers"]
+__all__ = ["WorkerPlan", "connected", "plan_workers"]
 
 _OBJECT_STORE_BYTES = 512 * 1024 * 1024
 """Of a private cluster: it carries the bundle and numbers of parts, never images."""
@@ -46,15 +47,26 @@ class WorkerPlan:
         return "cuda" if self.gpus > 0 else "cpu"
 
 
-def connect(address: str | None) -> None:
-    """Join the cluster of a job or of `address`, or start a private one on this machine.
+@contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """Join the cluster of a job or of `address`, or start a private one on this machine, for a while.
+
+    A process that is connected already stays so.
 
     Raises:
         SettingsError: With code ``no-cluster``.
     """
     if ray.is_initialized():
+        yield
         return
-    address = address or os.environ.get("RAY_ADDRESS")
+    _connect(address or os.environ.get("RAY_ADDRESS"))
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _connect(address: str | None) -> None:
     common: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True}
     if address:
         try:

@@ -1,0 +1,87 @@
+"""What several tests share: one Ray cluster, one small bundle, drawn slides, the real data where it is."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ.pop("RAY_ADDRESS", None)
+
+import numpy as np
+import pytest
+import torch
+
+from core.bundle import Bundle, BundleRecord, load_bundle, save_bundle
+from core.cell import CellFinder
+from core.confidence import Confidence
+from core.network import build_network
+from core.preprocessing import Preprocessing
+from core.synthetic import CLASS_NAMES, draw_field
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """One Ray cluster for the whole session, on loopback, with bounded memory and a short path."""
+    import ray
+
+    with tempfile.TemporaryDirectory(prefix="lr", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            object_store_memory=256 * 1024 * 1024,
+            _temp_dir=folder,
+            _node_ip_address="127.0.0.1",
+        )
+        yield
+        ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def shipped() -> Path:
+    """The bundle in the repository."""
+    return PROJECT / "models" / "blood-cells"
+
+
+@pytest.fixture(scope="session")
+def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with random weights and a small input: quick, and wrong about everything."""
+    torch.manual_seed(7)
+    network = build_network(len(CLASS_NAMES)).eval()
+    folder = tmp_path_factory.mktemp("bundle") / "small"
+    record = BundleRecord(
+        preprocessing=Preprocessing(height=64, width=64, cell=CellFinder()),
+        confidence=Confidence(min_confidence=0.26, chosen_on="nothing; a test"),
+    )
+    save_bundle(folder, network, CLASS_NAMES, record, {"note": "random weights"}, "# A test\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundle(small_bundle: Path) -> Bundle:
+    return load_bundle(small_bundle)
+
+
+@pytest.fixture(scope="session")
+def fields() -> list[np.ndarray]:
+    """Two drawn fields of each class."""
+    rng = np.random.default_rng(11)
+    return [draw_field(kind, rng) for kind in CLASS_NAMES for _ in range(2)]
+
+
+@pytest.fixture(scope="session")
+def blood_cells() -> Path:
+    """The real data, where this machine has it."""
+    root = os.environ.get("LEUKORAY_DATA")
+    if root is None or not (Path(root) / "blood-cells").is_dir():
+        pytest.skip("LEUKORAY_DATA does not name a folder with blood-cells/")
+    return Path(root) / "blood-cells"

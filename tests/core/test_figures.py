@@ -1,0 +1,121 @@
+"""Numbers with a known answer: metrics, the differential's intervals, calibration, overlays."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from core.calibration import fit_confidence
+from core.cell import Box
+from core.differential import share
+from core.errors import SettingsError
+from core.metrics import measure, measure_by_source
+from core.overlay import heatmap, lay_back, overlay, panel, shrink_to
+from core.synthetic import CLASS_NAMES, ODDITIES, draw_field
+
+# Exact binomial 95 % limits in percent, as haematology tabulates them (Rümke): seen %, cells, low, high.
+RUMKE = [
+    (0, 100, 0.0, 3.6),
+    (1, 100, 0.0, 5.4),
+    (5, 200, 2.4, 9.0),
+    (10, 100, 4.9, 17.6),
+    (20, 400, 16.2, 24.3),
+    (50, 1000, 46.9, 53.1),
+    (60, 200, 52.9, 66.8),
+]
+
+
+@pytest.mark.parametrize(("seen", "cells", "low", "high"), RUMKE)
+def test_the_interval_is_rumkes(seen: int, cells: int, low: float, high: float) -> None:
+    part = share(seen * cells // 100, cells)
+    assert part.percent == pytest.approx(seen)
+    assert part.low == pytest.approx(low, abs=0.06)
+    assert part.high == pytest.approx(high, abs=0.06)
+
+
+def test_no_cells_mean_no_knowledge() -> None:
+    assert share(0, 0) == (0.0, 0.0, 100.0)
+    assert share(7, 7).high == 100.0
+
+
+def test_metrics_of_a_known_table() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.3, 0.7]])
+    metrics = measure(probabilities, np.array([0, 1, 1, 1]), ["A", "B"])
+    assert metrics.accuracy == 0.75
+    assert metrics.confusion == [[1, 0], [1, 2]]
+    assert metrics.loss == pytest.approx(-np.log([0.9, 0.8, 0.4, 0.7]).mean())
+    assert metrics.report["B"]["recall"] == pytest.approx(2 / 3)
+    assert measure(probabilities, np.eye(2)[[0, 1, 1, 1]], ["A", "B"]) == metrics
+
+
+def test_a_source_counts_once() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.1, 0.9], [0.8, 0.2], [0.2, 0.8]])
+    by_source = measure_by_source(probabilities, np.array([0, 0, 0, 1]), np.array([5, 5, 5, 2]), ["A", "B"])
+    assert by_source.n == 2
+    assert by_source.accuracy == 1.0
+
+
+def test_the_temperature_of_overconfident_logits_is_found() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(6_000, 4)) * 2
+    labels = np.array([rng.choice(4, p=row) for row in softmax(logits, axis=1)])
+    confidence = fit_confidence(logits * 3, labels, on="a simulation")
+    assert confidence.temperature == pytest.approx(3, rel=0.08)
+    calibrated = softmax(logits * 3 / confidence.temperature, axis=1).max(axis=1)
+    assert (calibrated < confidence.min_confidence).mean() == pytest.approx(0.1, abs=0.005)
+
+
+def test_a_map_is_laid_back_onto_its_box() -> None:
+    cam = np.zeros((4, 4), np.float32)
+    cam[1, 2] = 1
+    whole = lay_back(cam, Box(100, 40, 180, 120), 240, 320)
+    assert whole.shape == (240, 320)
+    assert whole[:40].max() == whole[120:].max() == whole[:, :100].max() == whole[:, 180:].max() == 0
+    row, column = np.unravel_index(whole.argmax(), whole.shape)
+    assert abs(row - (40 + 1.5 * 20)) <= 1
+    assert abs(column - (100 + 2.5 * 20)) <= 1
+
+
+def test_laying_back_onto_the_whole_image_is_opencvs_resize() -> None:
+    cam = np.random.default_rng(0).random((7, 7)).astype(np.float32)
+    expected = cv2.resize(cam, (320, 240), interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_allclose(lay_back(cam, Box(0, 0, 320, 240), 240, 320), expected, atol=0.02)
+
+
+def test_the_overlay_changes_only_the_box() -> None:
+    rgb = draw_field("MONOCYTE", np.random.default_rng(0))
+    drawn = overlay(rgb, np.ones((4, 4), np.float32), Box(50, 60, 150, 160))
+    outside = np.ones(rgb.shape[:2], bool)
+    outside[60:160, 50:150] = False
+    np.testing.assert_array_equal(drawn[outside], rgb[outside])
+    assert (drawn[80:140, 70:130] != rgb[80:140, 70:130]).any()
+    assert panel(rgb, np.ones((4, 4), np.float32), Box(0, 0, 320, 240)).shape == (240, 960, 3)
+
+
+def test_heatmap_colours() -> None:
+    ends = heatmap(np.array([[0.0, 1.0]], np.float32), "jet")
+    assert ends[0, 0, 2] > ends[0, 0, 0]
+    assert ends[0, 1, 0] > ends[0, 1, 2]
+    with pytest.raises(SettingsError, match="viridis"):
+        heatmap(np.zeros((2, 2), np.float32), "rainbow")
+
+
+def test_large_images_are_shrunk_for_display() -> None:
+    small, factor = shrink_to(np.zeros((3_000, 4_000, 3), np.uint8), 1_024)
+    assert small.shape == (768, 1_024, 3)
+    assert factor == pytest.approx(0.256)
+
+
+@pytest.mark.parametrize("kind", CLASS_NAMES)
+def test_drawings_repeat_under_a_seed(kind: str) -> None:
+    one, other = (draw_field(kind, np.random.default_rng(4)) for _ in range(2))
+    np.testing.assert_array_equal(one, other)
+    assert one.shape == (240, 320, 3)
+
+
+@pytest.mark.parametrize("oddity", ODDITIES)
+def test_odd_drawings_differ(oddity: str) -> None:
+    rng = np.random.default_rng
+    assert (draw_field("EOSINOPHIL", rng(4), oddity=oddity) != draw_field("EOSINOPHIL", rng(4))).any()
