@@ -56,17 +56,17 @@ class CellFinder(Settings):
             rgb: Image, (H, W, 3) uint8.
 
         Returns:
-            A square of `scale` times the nucleus's longer side, centred on the nucleus as far as the
-            image reaches, or None where there is no nucleus.
+            A square of whole pixels, `scale` times the nucleus's longer side, centred on the nucleus as far
+            as the image reaches, or None where there is no nucleus.
         """
         nucleus = find_nucleus(rgb)
         if nucleus is None:
             return None
         height, width = rgb.shape[:2]
         side = self.scale * max(nucleus.right - nucleus.left, nucleus.bottom - nucleus.top)
-        side = min(side, float(min(height, width)))
-        left = _inside((nucleus.left + nucleus.right - side) / 2, width - side)
-        top = _inside((nucleus.top + nucleus.bottom - side) / 2, height - side)
+        side = float(min(round(side), height, width))
+        left = _inside(round((nucleus.left + nucleus.right - side) / 2), width - side)
+        top = _inside(round((nucleus.top + nucleus.bottom - side) / 2), height - side)
         return Box(left, top, left + side, top + side)
 
 
@@ -114,16 +114,17 @@ def _main_group(mask: NDArray[np.uint8]) -> tuple[int, int, int, int] | None:
     side = max(mask.shape)
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (1 + 2 * (side // 32), 1 + 2 * (side // 32)))
     joined = cv2.dilate(mask, kernel)
-    count, labels = cv2.connectedComponents(joined)
+    count, labels = cv2.connectedComponents(joined, ltype=cv2.CV_16U)
     if count < 2:
         return None
-    areas = np.bincount(labels[mask > 0], minlength=count)
+    purple = labels * mask
+    areas = np.bincount(purple.ravel(), minlength=count)
     areas[0] = 0
     best = int(areas.argmax())
     if not _SMALLEST_AREA <= areas[best] / mask.size <= _LARGEST_AREA:
         return None
-    ys, xs = np.nonzero((labels == best) & (mask > 0))
-    return int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1
+    left, top, width, height = cv2.boundingRect(np.asarray(purple == best, np.uint8))
+    return left, top, left + width, top + height
 
 
 def _inside(start: float, largest: float) -> float:

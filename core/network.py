@@ -6,6 +6,7 @@ features (`Outputs`). Another engine needs to give the same three.
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.error import URLError
@@ -14,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import ResNet, ResNet18_Weights, resnet18
 
 from core.errors import DataError
@@ -21,7 +23,7 @@ from core.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ARCHITECTURE", "Outputs", "build_network", "forward"]
+__all__ = ["ARCHITECTURE", "Outputs", "build_network", "fold_batch_norm", "forward"]
 
 ARCHITECTURE = "resnet18"
 """The architecture, by the name that torchvision and timm share."""
@@ -74,6 +76,22 @@ def forward(network: ResNet, batch: torch.Tensor) -> Outputs:
     x = network.layer4(network.layer3(network.layer2(network.layer1(x))))
     features = x.mean(dim=(2, 3))
     return Outputs(network.fc(features), x, features)
+
+
+def fold_batch_norm(network: ResNet) -> ResNet:
+    """Return a copy for inference with every batch norm folded into the convolution before it.
+
+    The outputs are the same to float rounding; the forward pass is shorter.
+    """
+    folded = copy.deepcopy(network).eval()
+    folded.conv1, folded.bn1 = fuse_conv_bn_eval(folded.conv1, folded.bn1), nn.Identity()
+    for layer in (folded.layer1, folded.layer2, folded.layer3, folded.layer4):
+        for block in layer:
+            block.conv1, block.bn1 = fuse_conv_bn_eval(block.conv1, block.bn1), nn.Identity()
+            block.conv2, block.bn2 = fuse_conv_bn_eval(block.conv2, block.bn2), nn.Identity()
+            if block.downsample is not None:
+                block.downsample = nn.Sequential(fuse_conv_bn_eval(*block.downsample))
+    return folded
 
 
 def _imagenet() -> Mapping[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 import cv2
@@ -66,8 +67,14 @@ def heatmap(cam: NDArray[np.float32], colour_map: str = "jet") -> NDArray[np.uin
     """
     if colour_map not in COLOUR_MAPS:
         raise SettingsError("unknown-colour-map", f"Colour maps are {', '.join(COLOUR_MAPS)}, not {colour_map!r}.")
-    levels = cv2.convertScaleAbs(cam, alpha=255.0)
-    return np.asarray(cv2.cvtColor(cv2.applyColorMap(levels, COLOUR_MAPS[colour_map]), cv2.COLOR_BGR2RGB), np.uint8)
+    return _table(colour_map)[cv2.convertScaleAbs(cam, alpha=255.0)]
+
+
+@cache
+def _table(colour_map: str) -> NDArray[np.uint8]:
+    """Return OpenCV's colours for the levels 0 to 255, (256, 3) uint8 RGB."""
+    levels = np.arange(256, dtype=np.uint8)[:, None]
+    return np.ascontiguousarray(cv2.applyColorMap(levels, COLOUR_MAPS[colour_map])[:, 0, ::-1], np.uint8)
 
 
 def overlay(

@@ -12,7 +12,7 @@ from core.confidence import energy
 from core.decoder import Picture, decode
 from core.errors import SettingsError
 from core.gradcam import normalise_maps, one_pass_gradcam
-from core.network import forward
+from core.network import fold_batch_norm, forward
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,7 +63,7 @@ class Predictor:
     def __init__(self, bundle: Bundle, device: str = "auto") -> None:
         self.bundle = bundle
         self.device = choose_device(device)
-        self._network = bundle.network.to(self.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self._network = fold_batch_norm(bundle.network).to(self.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self._head = self._network.fc.weight.detach()
 
     def prepare(self, data: bytes) -> tuple[Picture, Prepared]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -71,9 +72,9 @@ class Preprocessing(Settings):
         """Turn (N, H, W, 3) uint8 or (N, 3, H, W) float in [0, 255] into (N, 3, H, W) float32 input."""
         if pixels.dtype == torch.uint8:
             pixels = pixels.permute(0, 3, 1, 2).float()
-        mean = torch.tensor(self.mean, device=pixels.device).view(1, 3, 1, 1) * 255.0
-        std = torch.tensor(self.std, device=pixels.device).view(1, 3, 1, 1) * 255.0
-        return (pixels - mean) / std
+        scale = 1 / (torch.tensor(self.std, device=pixels.device).view(1, 3, 1, 1) * 255.0)
+        offset = torch.tensor(self.mean, device=pixels.device).view(1, 3, 1, 1) * -255.0 * scale
+        return torch.addcmul(offset, pixels, scale)
 
 
 def crop_with_margin(
@@ -100,7 +101,18 @@ def crop_with_margin(
 
 
 def _resize(rgb: NDArray[np.uint8], box: Box, width: int, height: int) -> NDArray[np.uint8]:
-    image = Image.fromarray(rgb)
-    return np.asarray(
-        image.resize((width, height), Image.Resampling.BILINEAR, box=(box.left, box.top, box.right, box.bottom))
-    )
+    """Squash the box to width x height with a bilinear filter that is antialiased where it shrinks.
+
+    Where a box of whole pixels is enlarged there is nothing to antialias, and OpenCV gives the same
+    within a level or two in a tenth of the time. Pillow gets only the pixels that its filter can reach.
+    """
+    if box.right - box.left <= width and box.bottom - box.top <= height and all(edge == int(edge) for edge in box):
+        whole = rgb[int(box.top) : int(box.bottom), int(box.left) : int(box.right)]
+        return np.asarray(cv2.resize(whole, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
+    reach_x = math.ceil(max(1.0, (box.right - box.left) / width)) + 1
+    reach_y = math.ceil(max(1.0, (box.bottom - box.top) / height)) + 1
+    left, top = max(0, math.floor(box.left) - reach_x), max(0, math.floor(box.top) - reach_y)
+    part = rgb[top : math.ceil(box.bottom) + reach_y, left : math.ceil(box.right) + reach_x]
+    inside = (box.left - left, box.top - top, box.right - left, box.bottom - top)
+    image = Image.fromarray(np.ascontiguousarray(part))
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box=inside))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import platform
 import sys
 import time
@@ -22,7 +23,7 @@ from pydantic_settings import CliPositionalArg
 
 from core import __version__
 from core.bundle import Bundle, load_bundle
-from core.errors import SettingsError
+from core.errors import LeukorayError, SettingsError
 from core.settings import Settings
 from pipelines.cluster import WorkerPlan, connected, plan_workers
 from pipelines.command import FAILED, run_command
@@ -32,7 +33,7 @@ from pipelines.run_folder import RunFolder
 from pipelines.slides import Entry, list_slides
 from pipelines.storage import Folder, open_folder
 from pipelines.summary import slides_csv, summarise
-from pipelines.worker import PartClassifier, WorkerSettings
+from pipelines.worker import WORKER_ENVIRONMENT, PartClassifier, WorkerSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -210,8 +211,9 @@ def _classify_parts(
     settings: ClassifySettings, bundle: Bundle, source: Folder, run: RunFolder, plan: WorkerPlan, record: dict[str, Any]
 ) -> None:
     """Classify the unfinished parts on Ray Data, and count them as they come."""
+    run.forget_attempts()
     parts = run.unfinished_parts(record["counts"]["parts"])
-    session = {"started": _now(), "parts": 0, "images": 0, "errors": 0, "seconds": 0.0}
+    session = {"started": _now(), "parts": 0, "images": 0, "errors": 0, "starting_s": 0.0, "seconds": 0.0}
     record["sessions"].append(session)
     if not parts:
         return
@@ -227,13 +229,15 @@ def _classify_parts(
         loaders=plan.loaders,
         device=plan.device,
     )
-    started = time.perf_counter()
+    started, first = time.time(), math.inf
     with Progress(total, "images", done=done) as progress:
         for row in _rows(parts, bundle, worker, plan):
             session["parts"] += 1
             session["images"] += int(row["images"])
             session["errors"] += int(row["errors"])
-            session["seconds"] = round(time.perf_counter() - started, 3)
+            first = min(first, float(row["begun"]))
+            session["starting_s"] = round(first - started, 3)
+            session["seconds"] = round(time.time() - started, 3)
             progress.advance(int(row["images"] + row["errors"]))
             run.write_record(record)
 
@@ -244,6 +248,7 @@ def _rows(
     """Yield the counts of each part as soon as it is on disk."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    context.memory_usage_poll_interval_s = None  # reading a worker's page tables every second slows it down
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     reference = ray.put(bundle)  # held here as long as a worker may be restarted
     blocks = min(len(parts), _MOST_BLOCKS)
@@ -254,8 +259,17 @@ def _rows(
         num_cpus=plan.cpus,
         num_gpus=plan.gpus or None,
         fn_constructor_kwargs={"bundle": reference, "settings": worker},
+        runtime_env={"env_vars": WORKER_ENVIRONMENT},
     )
-    yield from dataset.iter_rows()
+    try:
+        yield from dataset.iter_rows()
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, LeukorayError):
+            raise cause from None
+        raise LeukorayError(
+            "worker-failed", f"A worker failed: {type(cause).__name__}: {cause}. What is done is kept; use --resume."
+        ) from error
 
 
 def _finish(settings: ClassifySettings, bundle: Bundle, run: RunFolder, record: dict[str, Any], started: float) -> None:
@@ -272,7 +286,11 @@ def _finish(settings: ClassifySettings, bundle: Bundle, run: RunFolder, record: 
         "flagged": sum(slide.flagged.total() for slide in slides),
     }
     record["finished"] = _now()
-    record["throughput"] = {"images_per_s": round((predictions + errors) / seconds, 2) if seconds else None}
+    working = seconds - sum(session["starting_s"] for session in record["sessions"])
+    record["throughput"] = {
+        "images_per_s": round((predictions + errors) / seconds, 2) if seconds else None,
+        "images_per_s_once_started": round((predictions + errors) / working, 2) if working > 0 else None,
+    }
     write_report(run, slides, bundle.class_names, record, shown=settings.report_cells, drawn=settings.drawn)
     record["timings"] |= {
         "classify_s": round(seconds, 3),

@@ -67,7 +67,7 @@ def connected(address: str | None) -> Iterator[None]:
 
 
 def _connect(address: str | None) -> None:
-    common: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True}
+    common: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
     if address:
         try:
             ray.init(address=address, **common)
@@ -75,6 +75,7 @@ def _connect(address: str | None) -> None:
             raise SettingsError("no-cluster", f"There is no Ray cluster at {address} ({error}).") from error
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of C++ alone, which warns of Ray Data's own actors
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # private: loopback only, no dashboard, ends with this process
     ray.init(
         address="local",

@@ -127,6 +127,11 @@ class RunFolder:
         done = self.finished_parts()
         return [part for part in range(parts) if part not in done]
 
+    def forget_attempts(self) -> None:
+        """Drop what killed workers left behind; an earlier session's end says nothing about a file."""
+        for name in self.folder.files(".work/attempts", ".json"):
+            self.folder.delete(f".work/attempts/{name}")
+
     def write_part(self, part: int, predictions: pa.Table, errors: pa.Table) -> None:
         """Commit one part: errors first, predictions last."""
         self.folder.write(f"errors/{_part_name(part)}", _parquet(errors))

@@ -20,7 +20,7 @@ import torch
 
 from core.cell import Box
 from core.decoder import MAX_BYTES
-from core.errors import ImageError
+from core.errors import ImageError, LeukorayError
 from core.overlay import encode_jpeg, overlay, shrink_to
 from core.predictor import Prediction, Predictor
 from pipelines.run_folder import ERRORS_SCHEMA, RunFolder, overlay_path, predictions_schema
@@ -34,7 +34,11 @@ if TYPE_CHECKING:
     from core.preprocessing import Prepared
     from pipelines.slides import Entry
 
-__all__ = ["THUMBNAIL", "THUMBNAIL_COLUMNS", "PartClassifier", "WorkerSettings"]
+__all__ = ["THUMBNAIL", "THUMBNAIL_COLUMNS", "WORKER_ENVIRONMENT", "PartClassifier", "WorkerSettings"]
+
+WORKER_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
+"""Lets glibc keep the memory of a batch's feature maps for the next batch, instead of asking the kernel for
+zeroed pages each time: a tenth of the time of a forward pass on a CPU."""
 
 THUMBNAIL = (96, 80)
 """Width and height of a thumbnail, in pixels; multiples of 16, so that JPEG blocks do not mix."""
@@ -116,7 +120,7 @@ class PartClassifier:
             yield {name: [value] for name, value in counts.items()}
 
     def _classify(self, part: int) -> dict[str, float]:
-        started = time.perf_counter()
+        begun = time.time()
         attempts = _Attempts(self._run.folder, part)
         entries = self._run.read_manifest(part)
         loaded = self._load_carefully(entries, attempts) if attempts.careful else self._pool.map(self._load, entries)
@@ -143,8 +147,7 @@ class PartClassifier:
         )
         attempts.finish()
         flagged = sum(1 for row in rows if row["flag"])
-        seconds = time.perf_counter() - started
-        return {"part": part, "images": len(rows), "errors": len(errors), "flagged": flagged, "seconds": seconds}
+        return {"part": part, "images": len(rows), "errors": len(errors), "flagged": flagged, "begun": begun}
 
     def _load(self, entry: Entry) -> _Loaded | _Refused:
         """Read and decode one file; runs in several threads."""
@@ -226,7 +229,7 @@ class _Sheet:
         size = (max(1, round(rgb.shape[1] * factor)), max(1, round(rgb.shape[0] * factor)))
         row, column = divmod(self._count, THUMBNAIL_COLUMNS)
         top, left = row * height + (height - size[1]) // 2, column * width + (width - size[0]) // 2
-        self._pixels[top : top + size[1], left : left + size[0]] = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+        self._pixels[top : top + size[1], left : left + size[0]] = cv2.resize(rgb, size)
         self._count += 1
 
     def encode(self) -> bytes:
@@ -250,9 +253,10 @@ class _Attempts:
         if before.get("decoding") is not None:
             self.poison.add(int(before["decoding"]))
         if self._number > _GIVE_UP_AT:
-            raise RuntimeError(
+            raise LeukorayError(
+                "worker-dies",
                 f"Part {part} ended its worker {self._number - 1} times; there may be too little memory."
-                " Lower --batch-size or --workers, and continue with --resume."
+                " Lower --workers, and continue with --resume.",
             )
         self._save(None)
 

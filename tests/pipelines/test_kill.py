@@ -1,0 +1,129 @@
+"""SIGKILL half-way, the driver and then a worker: nothing is lost, and nothing finished is done again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.demo import draw_slides
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PROJECT = Path(__file__).resolve().parents[2]
+PART, IMAGES = 8, 600
+
+
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six hundred images: sixty drawings under ten names each."""
+    folder = tmp_path_factory.mktemp("kill")
+    draw_slides(folder / "drawn", 20, broken=False)
+    for path in sorted((folder / "drawn").glob("*/*.jpg")):
+        for copy in range(IMAGES // 60):
+            target = folder / "slides" / path.parent.name / f"{copy}-{path.name}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.link(path, target)
+    return folder / "slides"
+
+
+def command(slides: Path, out: Path, model: Path, *options: str) -> list[str]:
+    base = [sys.executable, "pipelines/classify.py", str(slides), "--out", str(out), "--model", str(model)]
+    return [*base, "--part-size", str(PART), "--batch-size", "8", *options]
+
+
+def start(arguments: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(arguments, cwd=PROJECT, stderr=subprocess.PIPE, text=True)
+
+
+def rows(run: Path) -> pd.DataFrame:
+    return pq.read_table(run / "predictions").to_pandas().sort_values(["slide", "image"], ignore_index=True)
+
+
+def wait_for_parts(run: Path, process: subprocess.Popen[str], wanted: int) -> None:
+    for _ in range(2_400):
+        done = len(list((run / "predictions").glob("part-*.parquet"))) if (run / "predictions").is_dir() else 0
+        if done >= wanted:
+            return
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        time.sleep(0.05)
+    pytest.fail("the run never got half-way")
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    _, text = process.communicate(timeout=300)
+    assert process.returncode == 0, text
+    return text
+
+
+def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def wait_until_gone(processes: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=60)
+    assert not alive, [process.cmdline() for process in alive]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(slides: Path, small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    finish(start(command(slides, out, small_bundle)))
+    return rows(out)
+
+
+def test_the_driver_is_killed_and_the_run_continues(
+    slides: Path, small_bundle: Path, undisturbed: pd.DataFrame, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    process = start(command(slides, out, small_bundle))
+    wait_for_parts(out, process, 10)
+    children = family(process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    wait_until_gone(children)
+    kept = {path: path.stat().st_mtime_ns for path in (out / "predictions").glob("part-*.parquet")}
+    assert 10 <= len(kept) < IMAGES // PART
+    finish(start(command(slides, out, small_bundle, "--resume")))
+    assert rows(out).equals(undisturbed)
+    assert all(path.stat().st_mtime_ns == before for path, before in kept.items())
+    sessions = json.loads((out / "run.json").read_text())["sessions"]
+    assert sessions[-1]["parts"] == IMAGES // PART - len(kept)
+    assert sessions[-1]["images"] == IMAGES - PART * len(kept)
+    assert len(list((out / "gradcam").rglob("*.jpg"))) == IMAGES
+
+
+def test_a_worker_is_killed_and_the_run_goes_on(
+    slides: Path, small_bundle: Path, undisturbed: pd.DataFrame, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    process = start(command(slides, out, small_bundle))
+    wait_for_parts(out, process, 10)
+    worker = next(child for child in family(process) if "MapWorker" in "".join(child.cmdline()))
+    worker.kill()
+    finish(process)
+    assert rows(out).equals(undisturbed)
+    record = json.loads((out / "run.json").read_text())
+    assert len(record["sessions"]) == 1
+    assert record["counts"]["predictions"] == IMAGES
+
+
+def test_an_interrupted_run_says_how_to_continue(slides: Path, small_bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = start(command(slides, out, small_bundle))
+    wait_for_parts(out, process, 2)
+    process.send_signal(signal.SIGTERM)
+    _, text = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "--resume" in text
+    assert json.loads((out / "run.json").read_text())["state"] == "stopped"

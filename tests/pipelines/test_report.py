@@ -1,0 +1,85 @@
+"""The report in a real browser, opened from disk."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pipelines.classify import ClassifySettings, classify
+from pipelines.demo import draw_slides
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from playwright.sync_api import Page
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def run(small_bundle: Path, cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    draw_slides(folder / "slides", 20)
+    arguments = ClassifySettings(
+        slides=str(folder / "slides"), out=str(folder / "run"), model=small_bundle, drawn=True, max_error_rate=1
+    )
+    assert classify(arguments) == 0
+    return folder / "run"
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        )
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        problems: list[str] = []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("requestfailed", lambda request: problems.append(request.url))
+        page.on("request", lambda request: None if request.url.startswith("file:") else problems.append(request.url))
+        yield page
+        browser.close()
+        assert problems == []
+
+
+def test_from_the_overview_to_a_heatmap_and_back(run: Path, page: Page) -> None:
+    page.goto((run / "report" / "index.html").as_uri())
+    assert "For Research Use Only" in page.inner_text("body")
+    assert "not photographs" in page.inner_text("body")
+    assert page.locator("table tr").count() == 4
+    page.get_by_role("link", name="smear-2-allergic").click()
+    assert page.locator("button.cell").count() == 20
+    confidences = [float(text) for text in page.locator(".cells").first.locator("button span").all_inner_texts()]
+    assert confidences == sorted(confidences)
+    page.locator("button.cell").first.click()
+    viewer = page.locator("#viewer")
+    assert viewer.is_visible()
+    page.wait_for_function("document.querySelector('#viewer img').naturalWidth === 320")
+    assert viewer.locator(".probability").count() == 4
+    first = page.locator("#viewer-image").inner_text()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#viewer-image").inner_text() != first
+    page.keyboard.press("Escape")
+    assert not viewer.is_visible()
+
+
+def test_unreadable_files_are_explained(run: Path, page: Page) -> None:
+    page.goto((run / "report" / "slides" / "00003.html").as_uri())
+    text = page.inner_text("body")
+    assert "copy-interrupted.jpg" in text
+    assert "The file is empty (0 bytes)." in text
+
+
+def test_a_phone_needs_no_sideways_scrolling(run: Path, page: Page) -> None:
+    page.set_viewport_size({"width": 390, "height": 800})
+    for name in ("index.html", "slides/00001.html"):
+        page.goto((run / "report" / name).as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390

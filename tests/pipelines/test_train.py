@@ -1,0 +1,142 @@
+"""`train`, whole: drawn cells in, a bundle out that classifies them; killed and continued."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from core.bundle import load_bundle
+from core.errors import SettingsError
+from core.predictor import Predictor
+from core.synthetic import CLASS_NAMES, draw_field
+from pipelines.train import TrainSettings, load_recipe, train
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders of drawings: two views of each of eight fields per class, and one broken file."""
+    root = tmp_path_factory.mktemp("train")
+    rng = np.random.default_rng(1)
+    rows = ["path,source"]
+    for kind in CLASS_NAMES:
+        (root / "cells" / kind).mkdir(parents=True)
+        for field in range(8):
+            rgb = draw_field(kind, rng)
+            for view, picture in enumerate((rgb, rgb[:, ::-1])):
+                name = f"{field}-{view}.jpg"
+                cv2.imwrite(str(root / "cells" / kind / name), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+                rows.append(f"{kind}/{name},{kind}-{field}")
+    (root / "cells" / "MONOCYTE" / "broken.jpg").write_bytes(b"nothing")
+    rows.append("MONOCYTE/broken.jpg,MONOCYTE-0")
+    (root / "groups.csv").write_text("\n".join(rows) + "\n")
+    recipe = json.loads((PROJECT / "pipelines" / "recipes" / "cell-crop.json").read_text())
+    recipe["preprocessing"] |= {"height": 64, "width": 64}
+    recipe["training"] |= {"epochs": 8, "samples_per_epoch": 96, "batch_size": 16, "learning_rate": 0.003}
+    (root / "recipe.json").write_text(json.dumps(recipe))
+    return root
+
+
+def settings(data: Path, out: Path, **options: object) -> TrainSettings:
+    return TrainSettings.model_validate(
+        {
+            "data": data / "cells",
+            "out": out,
+            "recipe": str(data / "recipe.json"),
+            "weights": "none",
+            "groups": data / "groups.csv",
+            "validation_share": 0.25,
+            "samples": 3,
+        }
+        | options
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained") / "bundle"
+    assert train(settings(data, out, test=data / "cells")) == 0
+    return out
+
+
+def test_the_bundle_is_complete_and_knows_the_drawings(trained: Path, data: Path) -> None:
+    bundle = load_bundle(trained)
+    assert bundle.class_names == CLASS_NAMES
+    assert bundle.metrics["validation"]["image"]["n"] == 16
+    assert bundle.metrics["validation"]["source"]["n"] == 8
+    assert bundle.metrics["test"]["image"]["n"] == 64
+    assert bundle.record.data["sources"] == dict.fromkeys(CLASS_NAMES, 8)
+    assert {"README.md", "confusion.png", "curves.png"} <= {path.name for path in trained.iterdir()}
+    assert len(list((trained / "samples").glob("*.jpg"))) == 3
+    assert not (trained.parent / ".bundle.training").exists()
+    predictor = Predictor(bundle, "cpu")
+    images = [path for kind in CLASS_NAMES for path in sorted((data / "cells" / kind).glob("?-0.jpg"))]
+    predictions = predictor.predict([predictor.prepare(path.read_bytes())[1] for path in images])
+    right = sum(p.label == path.parent.name for p, path in zip(predictions, images, strict=True))
+    assert right / len(images) > 0.7
+
+
+def test_metrics_belong_to_the_weights_that_are_stored(trained: Path) -> None:
+    bundle = load_bundle(trained)
+    for name, value in bundle.network.named_parameters():
+        if value.ndim > 1:
+            assert (value == value.half().float()).all(), name
+
+
+def test_an_existing_bundle_is_kept(trained: Path, data: Path) -> None:
+    with pytest.raises(SettingsError, match="exists already"):
+        train(settings(data, trained))
+
+
+def test_a_killed_run_continues(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    command = [sys.executable, "pipelines/train.py", str(data / "cells"), "--out", str(out)]
+    command += ["--recipe", str(data / "recipe.json"), "--weights", "none", "--groups", str(data / "groups.csv")]
+    command += ["--validation-share", "0.25", "--samples", "0"]
+    process = subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True)
+    checkpoint = tmp_path / ".bundle.training" / "checkpoint.safetensors"
+    for _ in range(2_000):
+        if checkpoint.exists():
+            break
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not out.exists()
+    refused = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "--resume" in refused.stderr
+    done = subprocess.run([*command, "--resume"], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "continuing after epoch" in done.stderr
+    assert [row["epoch"] for row in load_bundle(out).metrics["history"]] == list(range(1, 9))
+
+
+def test_the_notebooks_recipe_is_the_notebooks() -> None:
+    recipe = load_recipe("notebook")
+    training = recipe.training
+    assert (recipe.preprocessing.height, recipe.preprocessing.width) == (224, 224)
+    assert (recipe.preprocessing.mean, recipe.preprocessing.std) == ((0, 0, 0), (1, 1, 1))
+    assert (training.optimizer, training.learning_rate, training.weight_decay) == ("adam", 1e-3, 1e-4)
+    assert (training.schedule, training.step_size, training.gamma) == ("step", 7, 0.1)
+    assert (training.epochs, training.batch_size, training.keep) == (15, 32, "best")
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", '{"training": {"epochs": 0}}', '{"preprocessing": {}, "training": {"x": 1}}']
+)
+def test_a_bad_recipe_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text(content)
+    with pytest.raises(SettingsError, match="cell-crop, notebook"):
+        load_recipe(str(tmp_path / "r.json"))
+    with pytest.raises(SettingsError, match="neither known"):
+        load_recipe("unheard-of")

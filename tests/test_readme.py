@@ -1,0 +1,68 @@
+"""The README's commands, run one after the other as a reader would."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from core.synthetic import CLASS_NAMES, draw_field
+
+PROJECT = Path(__file__).resolve().parents[1]
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```bash\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+COMMANDS = [line for block in BLOCKS for line in block.replace("\\\n", " ").splitlines() if not line.startswith("#")]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that looks like a clone whose environment is ready, with cells of the reader's own."""
+    folder = tmp_path_factory.mktemp("readme")
+    for name in ("core", "pipelines", "models", "benchmarks", "Makefile", "pyproject.toml", "constraints.txt"):
+        (folder / name).symlink_to(PROJECT / name)
+    (folder / ".venv").symlink_to(Path(sys.prefix))
+    for stamp in ("installed", "installed-dev"):
+        (folder / ".venv" / stamp).touch()
+    rng = np.random.default_rng(0)
+    for kind in CLASS_NAMES:
+        (folder / "my-cells" / kind).mkdir(parents=True)
+        for number in range(12):
+            rgb = draw_field(kind, rng)
+            cv2.imwrite(str(folder / "my-cells" / kind / f"{number}.jpg"), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+    return folder
+
+
+def quick(command: str) -> str:
+    """Replace what takes an hour or the internet; the rest of the command stays as it stands."""
+    recipe = json.loads((PROJECT / "pipelines" / "recipes" / "cell-crop.json").read_text())
+    recipe["preprocessing"] |= {"height": 64, "width": 64}
+    recipe["training"] |= {"epochs": 1, "samples_per_epoch": 32}
+    Path("recipe.json").write_text(json.dumps(recipe))
+    return command.replace("--weights imagenet", "--weights none --recipe recipe.json")
+
+
+def test_the_two_commands_stand_first() -> None:
+    assert COMMANDS[:2] == ["make demo", "make test"]
+
+
+def test_every_command_runs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "RAY_TMPDIR": "/tmp"}
+    assert len(COMMANDS) >= 6
+    for command in COMMANDS:
+        if command.startswith(("make test", "ray ", "source ")):
+            continue  # this is `make test`; test_job.py runs the job on a cluster of its own
+        done = subprocess.run(
+            ["bash", "-c", quick(command)], capture_output=True, text=True, timeout=600, check=False, env=environment
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        if command == "make demo":
+            assert "report/index.html" in done.stdout
+    assert (place / "demo" / "run" / "report" / "index.html").is_file()
