@@ -3,7 +3,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help demo test test-slow check format bench clean
+.PHONY: help demo test check format bench clean
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -21,11 +21,8 @@ help: ## show this help
 demo: .venv/installed ## classify drawn demo slides with the shipped bundle and say where the report is
 	@$(BIN)/python pipelines/demo.py --out demo
 
-test: .venv/installed-dev ## run the tests (those that take minutes: make test-slow)
+test: .venv/installed-dev ## run all tests
 	@$(BIN)/python -m pytest
-
-test-slow: .venv/installed-dev ## run the tests that take minutes
-	@$(BIN)/python -m pytest -m slow
 
 check: .venv/installed-dev ## lint, types, architecture
 	@$(BIN)/ruff check .

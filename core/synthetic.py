@@ -69,7 +69,7 @@ def _centre(rng: np.random.Generator, *, at_edge: bool) -> tuple[float, float]:
 def _photograph(canvas: NDArray[np.float32], rng: np.random.Generator, oddity: str) -> NDArray[np.uint8]:
     if oddity == "odd-stain":
         canvas = canvas[:, :, [2, 1, 0]] * np.array([0.75, 1.05, 0.8], np.float32)
-    sigma = 14.0 if oddity == "out-of-focus" else rng.uniform(1.2, 2.0)
+    sigma = 14.0 if oddity == "out-of-focus" else rng.uniform(2.2, 3.0)
     soft = cv2.GaussianBlur(canvas, (0, 0), float(sigma))
     small = cv2.resize(soft, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
     noisy = small * rng.uniform(0.97, 1.03) + rng.normal(0, 1.5, small.shape)
@@ -197,10 +197,10 @@ def _granules(
 def _draw_neutrophil(canvas: NDArray[np.float32], rng: np.random.Generator, centre: tuple[float, float]) -> None:
     radius = rng.uniform(64, 76)
     body = _blob(canvas, centre, radius, rng, roughness=0.05)
-    _paint(canvas, body, np.array((205, 180, 202)) + rng.normal(0, 4, 3), 0.95)
-    _granules(canvas, rng, body, 260, 1.6, (188, 156, 192), 0.5)
-    nucleus = _lobes(canvas, rng, centre, int(rng.integers(3, 5)), radius * 0.33, radius * 0.44, rng.uniform(3.2, 4.4))
-    _chromatin(canvas, nucleus, _DENSE_CHROMATIN, rng, 9)
+    _paint(canvas, body, np.array((207, 178, 200)) + rng.normal(0, 4, 3), 0.95)
+    _granules(canvas, rng, body, 320, 2.2, (196, 156, 190), 0.5)
+    nucleus = _lobes(canvas, rng, centre, int(rng.integers(3, 5)), radius * 0.30, radius * 0.50, rng.uniform(3.8, 5.0))
+    _chromatin(canvas, nucleus, _CHROMATIN, rng, 9)
 
 
 def _draw_eosinophil(canvas: NDArray[np.float32], rng: np.random.Generator, centre: tuple[float, float]) -> None:

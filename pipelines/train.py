@@ -238,7 +238,9 @@ def _measure(
 ) -> dict[str, Any]:
     probabilities = softmax(logits / confidence.temperature, axis=1)
     labels = images.labels.numpy()
-    by_source = measure_by_source(probabilities, labels, images.sources.numpy(), class_names)
+    named = np.array([sample.source is not None for sample in images.samples])
+    known = named if named.any() else ~named  # an image without a source is no source, unless none are named
+    by_source = measure_by_source(probabilities[known], labels[known], images.sources.numpy()[known], class_names)
     return {
         "image": measure(probabilities, labels, class_names).model_dump(mode="json"),
         "source": by_source.model_dump(mode="json"),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).resolve().parents[2]
 RAY = str(Path(sys.executable).parent / "ray")
+ACTIVATED = {**os.environ, "RAY_AUTH_MODE": "disabled", "PATH": f"{Path(RAY).parent}:{os.environ['PATH']}"}
 
 
 def free_port() -> int:
@@ -40,7 +41,7 @@ def dashboard() -> Iterator[str]:
         command = [RAY, "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1"]
         command += [f"--port={port}", f"--dashboard-port={address}", "--dashboard-host=127.0.0.1"]
         command += [f"--temp-dir={folder}", "--disable-usage-stats", f"--object-store-memory={256 * 1024 * 1024}"]
-        environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+        environment = {**ACTIVATED, "RAY_USAGE_STATS_ENABLED": "0"}
         head = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
         try:
             wait_for(f"http://127.0.0.1:{address}/api/version", head)
@@ -70,12 +71,7 @@ def readme_command() -> str:
 
 def submit(dashboard: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [*shlex.split(readme_command()), *arguments]
-    environment = {
-        **os.environ,
-        "RAY_AUTH_MODE": "disabled",
-        "RAY_API_SERVER_ADDRESS": dashboard,
-        "PATH": f"{Path(RAY).parent}:{os.environ['PATH']}",
-    }
+    environment = {**ACTIVATED, "RAY_API_SERVER_ADDRESS": dashboard}
     return subprocess.run(
         command, cwd=PROJECT, capture_output=True, text=True, timeout=400, check=False, env=environment
     )
