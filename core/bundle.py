@@ -179,7 +179,7 @@ def _parse(folder: Path, content: bytes) -> tuple[dict[str, Any], BundleRecord]:
             "bundle-foreign", f"{folder} holds a {config.get('architecture')!r}; only {ARCHITECTURE} is supported."
         )
     names = config.get("label_names")
-    if not isinstance(names, list) or len(names) < 2 or len(names) != config.get("num_classes"):
+    if not isinstance(names, list) or len(set(map(str, names))) < 2 or len(names) != config.get("num_classes"):
         raise BundleError("bundle-damaged", f"{folder / CONFIG}: label_names and num_classes do not agree.")
     try:
         return config, BundleRecord.model_validate(config["leukoray"])

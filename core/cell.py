@@ -7,10 +7,11 @@ Romanowsky stains (Wright, Giemsa, May-Gruenwald) colour chromatin purple: much 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import cv2
 import numpy as np
+from pydantic import Field
 
 from core.settings import Settings
 
@@ -39,15 +40,12 @@ class Box(NamedTuple):
 
 
 class CellFinder(Settings):
-    """How the white cell is cut out, as the preprocessing record keeps it.
+    """How the white cell is cut out, as the preprocessing record keeps it."""
 
-    Attributes:
-        method: The only finder so far: colour index, Otsu, largest group of purple parts.
-        scale: Side of the square that is cut out, in multiples of the nucleus's longer side.
-    """
-
-    method: str = "purple-otsu"
-    scale: float = 1.9
+    method: Literal["purple-otsu"] = Field("purple-otsu", description="colour index, Otsu, largest purple group")
+    scale: float = Field(
+        1.9, gt=0.5, le=10, description="side of the square, in multiples of the nucleus's longer side"
+    )
 
     def box(self, rgb: NDArray[np.uint8]) -> Box | None:
         """Find the square around the white cell.

@@ -38,6 +38,8 @@ __all__ = [
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 """File name endings that a class folder is searched for, in lower case."""
 
+_RESERVED = {"", "accuracy", "macro avg", "weighted avg", "flagged", "errors"}
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -128,6 +130,12 @@ def read_class_folders(root: Path, class_names: Sequence[str] | None = None) -> 
         raise DataError("no-classes", f"{root} has no sub-folders; it needs one per class.") from None
     found = [name for name in found if not name.startswith(".")]
     names = tuple(class_names or found)
+    if odd := [name for name in names if not _usable(name)]:
+        raise DataError(
+            "bad-class-name",
+            f"{odd[0]!a} cannot be the name of a class: it needs 1 to 64 letters, digits, spaces, '-' or '_',"
+            " and must not be one that tables use (accuracy, macro avg, weighted avg, flagged, errors).",
+        )
     if unknown := sorted(set(found) - set(names)):
         raise DataError("unknown-class", f"{root} has folders that are no known class: {', '.join(unknown)}.")
     if len(names) < 2:
@@ -141,6 +149,11 @@ def read_class_folders(root: Path, class_names: Sequence[str] | None = None) -> 
     return ClassFolders(root, names, tuple(Sample(Path(path), label, None) for path, label in listed))
 
 
+def _usable(name: str) -> bool:
+    plain = all(letter.isalnum() or letter in " -_" for letter in name)
+    return plain and len(name.encode("utf-8", "replace")) <= 64 and name.lower() not in _RESERVED
+
+
 def read_groups(file: Path) -> dict[str, str]:
     """Read a CSV with the columns ``path`` and ``source``; an empty source means unknown.
 
@@ -148,9 +161,9 @@ def read_groups(file: Path) -> dict[str, str]:
         DataError: With code ``groups-unreadable``.
     """
     try:
-        with file.open(newline="", encoding="utf-8") as stream:
-            return {row["path"].replace("\\", "/"): row["source"] for row in csv.DictReader(stream)}
-    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            return {row["path"].replace("\\", "/"): row["source"] or "" for row in csv.DictReader(stream)}
+    except (OSError, KeyError, AttributeError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
             "groups-unreadable", f"{file} is not a CSV with the columns path and source ({error!r})."
         ) from error
@@ -165,9 +178,9 @@ def read_linked_groups(file: Path) -> dict[str, str]:
         DataError: With code ``groups-unreadable``.
     """
     try:
-        with file.open(newline="", encoding="utf-8") as stream:
-            return {row["source"]: row["same_as"] for row in csv.DictReader(stream)}
-    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            return {row["source"]: row["same_as"] or "" for row in csv.DictReader(stream)}
+    except (OSError, KeyError, AttributeError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
             "groups-unreadable", f"{file} is not a CSV with the columns source and same_as ({error!r})."
         ) from error
@@ -192,6 +205,8 @@ def split_by_source(data: ClassFolders, share: float, seed: int) -> tuple[ClassF
     groups = [sample.source or str(position) for position, sample in enumerate(samples)]
     folds = round(1 / share)
     labels = np.array([sample.label for sample in samples])
+    if missing := [name for index, name in enumerate(data.class_names) if index not in set(labels.tolist())]:
+        raise DataError("too-few-sources", f"No image of {', '.join(missing)} has a source; the split would lose it.")
     scarcest = min(len({g for g, y in zip(groups, labels, strict=True) if y == label}) for label in set(labels))
     if scarcest < 2:
         raise DataError("too-few-sources", "A class has a single source; it cannot be split into two sides.")

@@ -162,6 +162,11 @@ def _check_header(image: ImageFile.ImageFile, max_pixels: int) -> None:
     frames = _frames(image)
     if frames != 1:
         raise ImageError("multi-frame", f"The file holds {frames} frames or pages; export the one to classify.")
+    if image.mode == "RGB" and _declared_maximum(image) not in {255, 65_535}:
+        raise ImageError(
+            "unsupported-depth",
+            "The colours use only a part of 16 bits; export 8-bit RGB, or 16-bit over the full range.",
+        )
     if image.mode in _SIXTEEN_BIT or image.mode in _EIGHT_BIT:
         return
     raise ImageError(
@@ -216,7 +221,7 @@ def _upright(image: ImageFile.ImageFile) -> Image.Image:
 
 
 def _declared_maximum(image: ImageFile.ImageFile) -> int:
-    """Largest value a 16-bit sample may take: TIFF's MaxSampleValue or BitsPerSample, else 65535."""
+    """Largest value a sample may take: TIFF's MaxSampleValue or BitsPerSample, else 65535."""
     tags = getattr(image, "tag_v2", None)
     if tags is None:
         return 65_535
@@ -226,7 +231,7 @@ def _declared_maximum(image: ImageFile.ImageFile) -> int:
         return largest
     bits = tags.get(_BITS_PER_SAMPLE)
     bits = bits[0] if isinstance(bits, tuple) and bits else bits
-    return (1 << bits) - 1 if isinstance(bits, int) and 8 < bits <= 16 else 65_535
+    return (1 << bits) - 1 if isinstance(bits, int) and 8 <= bits <= 16 else 65_535
 
 
 def _scale_to_eight_bit(samples: NDArray[np.uint16], largest: int) -> NDArray[np.uint8]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.error import URLError
 
 import torch
@@ -83,7 +83,7 @@ def fold_batch_norm(network: ResNet) -> ResNet:
 
     The outputs are the same to float rounding; the forward pass is shorter.
     """
-    folded = copy.deepcopy(network).eval()
+    folded: Any = copy.deepcopy(network).eval()  # Any: torch's modules do not say what their attributes are
     folded.conv1, folded.bn1 = fuse_conv_bn_eval(folded.conv1, folded.bn1), nn.Identity()
     for layer in (folded.layer1, folded.layer2, folded.layer3, folded.layer4):
         for block in layer:
@@ -110,8 +110,8 @@ def _read_file(path: Path) -> Mapping[str, torch.Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (OSError, SafetensorError, RuntimeError, ValueError, TypeError, EOFError, KeyError) as error:
         raise DataError("weights-unusable", f"The weights file {path} cannot be read: {error}") from error
     except Exception as error:  # torch raises pickle.UnpicklingError, whose class needs an import of pickle
         raise DataError("weights-unusable", f"The weights file {path} is not a plain state dict: {error}") from error

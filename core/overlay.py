@@ -44,19 +44,20 @@ def lay_back(cam: NDArray[np.float32], box: Box, height: int, width: int) -> NDA
     matrix = np.array(
         [[scale_x, 0, box.left + 0.5 * scale_x - 0.5], [0, scale_y, box.top + 0.5 * scale_y - 0.5]], np.float32
     )
-    left, top = max(0, round(box.left)), max(0, round(box.top))
-    right, bottom = min(width, round(box.right)), min(height, round(box.bottom))
+    left, top, right, bottom = _whole_pixels(box, height, width)
     matrix[:, 2] -= (left, top)
-    part = cv2.warpAffine(
-        cam,
-        matrix,
-        (max(1, right - left), max(1, bottom - top)),
-        flags=cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REPLICATE,
-    )
+    size = (right - left, bottom - top)
+    part = cv2.warpAffine(cam, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     whole = np.zeros((height, width), np.float32)
-    whole[top : top + part.shape[0], left : left + part.shape[1]] = part[: height - top, : width - left]
+    whole[top:bottom, left:right] = part
     return whole
+
+
+def _whole_pixels(box: Box, height: int, width: int) -> tuple[int, int, int, int]:
+    """Round a box to whole pixels inside the image, at least one each way."""
+    left, top = min(max(0, round(box.left)), width - 1), min(max(0, round(box.top)), height - 1)
+    right, bottom = min(max(left + 1, round(box.right)), width), min(max(top + 1, round(box.bottom)), height)
+    return left, top, right, bottom
 
 
 def heatmap(cam: NDArray[np.float32], colour_map: str = "jet") -> NDArray[np.uint8]:
@@ -67,7 +68,7 @@ def heatmap(cam: NDArray[np.float32], colour_map: str = "jet") -> NDArray[np.uin
     """
     if colour_map not in COLOUR_MAPS:
         raise SettingsError("unknown-colour-map", f"Colour maps are {', '.join(COLOUR_MAPS)}, not {colour_map!r}.")
-    return _table(colour_map)[cv2.convertScaleAbs(cam, alpha=255.0)]
+    return _table(colour_map)[np.asarray(cv2.convertScaleAbs(cam, alpha=255.0), np.uint8)]
 
 
 @cache
@@ -93,8 +94,7 @@ def overlay(
         (H, W, 3) uint8.
     """
     height, width = rgb.shape[:2]
-    left, top = max(0, round(box.left)), max(0, round(box.top))
-    right, bottom = min(width, round(box.right)), min(height, round(box.bottom))
+    left, top, right, bottom = _whole_pixels(box, height, width)
     colours = heatmap(lay_back(cam, box, height, width)[top:bottom, left:right], colour_map)
     blended = rgb.copy()
     blended[top:bottom, left:right] = cv2.addWeighted(rgb[top:bottom, left:right], 1 - strength, colours, strength, 0)

@@ -113,10 +113,13 @@ def choose_device(device: str) -> torch.device:
     """Resolve ``auto`` to the GPU where there is one.
 
     Raises:
-        SettingsError: With code ``no-gpu``.
+        SettingsError: With code ``no-gpu`` or ``no-device``.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise SettingsError("no-gpu", f"Device {device!r} was asked for, but torch sees no GPU here.")
-    return torch.device(device)
+    try:
+        return torch.device(device)
+    except RuntimeError:
+        raise SettingsError("no-device", f"{device!r} is no device; give auto, cpu, cuda or cuda:N.") from None

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 
 from core.cell import Box, CellFinder
 from core.settings import Settings
@@ -48,7 +48,9 @@ class Preprocessing(Settings):
     height: int = Field(224, ge=32, le=1024, description="input height in pixels")
     width: int = Field(224, ge=32, le=1024, description="input width in pixels")
     mean: tuple[float, float, float] = Field((0.0, 0.0, 0.0), description="subtracted per channel, RGB in [0, 1]")
-    std: tuple[float, float, float] = Field((1.0, 1.0, 1.0), description="divisor per channel, RGB in [0, 1]")
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = Field(
+        (1.0, 1.0, 1.0), description="divisor per channel, RGB in [0, 1]"
+    )
     cell: CellFinder | None = Field(None, description="how the white cell is cut out; none: whole image")
 
     def locate(self, rgb: NDArray[np.uint8]) -> tuple[Box, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from dataclasses import dataclass, field
@@ -93,6 +94,7 @@ class Trainer:
         class_names: Names of the classes.
         device: Torch device.
         checkpoint: Where the state is kept after every epoch; none: nowhere.
+        origin: What else makes this run this run, such as its starting weights; compared on resume.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class Trainer:
         *,
         device: str = "cpu",
         checkpoint: Path | None = None,
+        origin: str = "",
     ) -> None:
         self.config = config
         self.preprocessing = preprocessing
@@ -114,6 +117,7 @@ class Trainer:
         self.class_names = tuple(class_names)
         self.train, self.validation = train, validation
         self.checkpoint = checkpoint
+        self.origin = origin
         self.progress = _Progress()
         self._labels = _indices(train.labels, len(self.class_names))
         self._weights = _sampling_weights(self._labels, train.sources, config.balance)
@@ -257,7 +261,8 @@ class Trainer:
         return {
             "config": self.config.model_dump(mode="json"),
             "preprocessing": self.preprocessing.model_dump(mode="json"),
-            "images": [len(self.train), len(self.validation)],
+            "images": [_fingerprint(self.train), _fingerprint(self.validation)],
+            "origin": self.origin,
             "classes": list(self.class_names),
         }
 
@@ -314,6 +319,14 @@ def _indices(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
     raise DataError(
         "labels-shape", f"Labels are class indices (N,) or one-hot (N, {num_classes}), not {tuple(labels.shape)}."
     )
+
+
+def _fingerprint(images: ImageSet) -> str:
+    """SHA-256 of which images these are, and of their labels and sources."""
+    digest = hashlib.sha256()
+    for sample in images.samples:
+        digest.update(f"{sample.path}\0{sample.label}\0{sample.source}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
 def _sampling_weights(labels: torch.Tensor, sources: torch.Tensor, balance: str) -> torch.Tensor | None:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 __all__ = ["write_card"]
 
 _CARD = """---
-license: apache-2.0
 library_name: timm
 pipeline_tag: image-classification
 tags: [white-blood-cells, microscopy, resnet18, leukoray]
@@ -24,9 +23,9 @@ tags: [white-blood-cells, microscopy, resnet18, leukoray]
 
 ResNet18 that classifies one white blood cell per image: {classes}.
 
-**{research_only}** It was trained on few cells of one laboratory; another stain, camera or magnification
-can make it fail without a sign. It knows no other cell types: a basophil, a blast or a smudge gets one of
-these names.
+**{research_only}** Another stain, camera or magnification than it was trained
+on can make it fail without a sign. It knows no other cell types: whatever else is in a picture gets one of these
+names.
 
 ## Input
 
@@ -36,9 +35,10 @@ white cell must then be cut out beforehand.
 
 ## Training
 
-Recipe `{recipe}`, starting weights `{weights}`, {epochs} epochs, seed {seed}. {training:,} training images;
+Recipe `{recipe}`, starting weights `{weights}`, {epochs} epochs, seed {seed}. {training:,} training images, and
 {validation:,} validation images of {sources:,} sources, none of which has an image in training where sources
-were named. Images per class: {images}. Different sources per class: {source_counts}.
+were named; {left_out:,} images were left out, since no source is named for them or the linked groups set it
+aside. In the whole data set, images per class: {images}; different sources per class: {source_counts}.
 
 ## Evaluation
 
@@ -69,6 +69,7 @@ def write_card(name: str, class_names: Sequence[str], record: BundleRecord, metr
         epochs=len(metrics["history"]),
         seed=training.get("seed"),
         training=data["training_images"],
+        left_out=data["left_out"],
         validation=data["validation_images"],
         sources=data["validation_sources"],
         images=_counts(data["images"]),

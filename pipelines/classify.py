@@ -28,11 +28,11 @@ from core.settings import Settings
 from pipelines.cluster import WorkerPlan, connected, plan_workers
 from pipelines.command import FAILED, run_command
 from pipelines.progress import Progress
-from pipelines.report import write_report
+from pipelines.report import Report
 from pipelines.run_folder import RunFolder
-from pipelines.slides import Entry, list_slides
+from pipelines.slides import Entry, list_slides, top_slide
 from pipelines.storage import Folder, open_folder
-from pipelines.summary import slides_csv, summarise
+from pipelines.summary import Slide, slides_csv, summarise
 from pipelines.worker import WORKER_ENVIRONMENT, PartClassifier, WorkerSettings
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class ClassifySettings(Settings):
     cpus_per_worker: float | None = Field(None, gt=0, description="logical CPUs that each worker reserves")
     gpus_per_worker: float | None = Field(None, ge=0, description="GPUs that each worker reserves; 0: use CPUs only")
     threads: int | None = Field(None, ge=1, description="torch threads of each worker")
-    part_size: int | None = Field(None, ge=1, le=65536, description="images per unit of work (default: 64, GPU 512)")
+    part_size: int | None = Field(None, ge=1, le=4096, description="images per unit of work (default: 64, GPU 512)")
     report_cells: int = Field(200, ge=1, description="thumbnails that the report shows per slide and class")
     drawn: bool = Field(False, description="say in the report that the images are drawings")
     address: str | None = Field(None, description="Ray cluster (default: the job's, RAY_ADDRESS, else a private one)")
@@ -107,14 +107,14 @@ def classify(settings: ClassifySettings) -> int:
 def _begin(settings: ClassifySettings, bundle: Bundle, source: Folder, run: RunFolder) -> dict[str, Any]:
     """Check that this run may write into RUN; return its record."""
     if not source.is_folder():
-        raise SettingsError("not-found", f"The slide folder {settings.slides} does not exist.")
+        raise SettingsError("not-found", f"The slide folder {settings.slides} does not exist, or is not a folder.")
     inside = run.folder.path == source.path or run.folder.path.startswith(source.path + "/")
     if inside and type(run.folder.filesystem) is type(source.filesystem):
         raise SettingsError("run-inside-slides", "RUN lies inside SLIDES, so its overlays would be taken for slides.")
     arguments = _arguments(settings, source)
-    if run.exists:
+    if run.exists and run.manifest_counts() is not None:  # before that, nothing is there to continue
         return _continue(settings, arguments, bundle, run)
-    if not run.is_empty:
+    if not run.exists and not run.is_empty:
         raise SettingsError("run-not-empty", f"{settings.out} is not empty and holds no run; choose another folder.")
     record: dict[str, Any] = {
         "state": "listing",
@@ -195,8 +195,7 @@ def _list(
                 yield entry
 
         counts = run.write_manifest(images(), settings.part_size or (_PART_GPU if plan.gpus else _PART_CPU))
-        if not counts["images"]:
-            raise SettingsError("no-images", f"There is no image file under {settings.slides}.")
+        record["top_slide"] = top_slide(source)
         record["counts"]["ignored"] = ignored
         record["timings"]["listing_s"] = round(time.perf_counter() - started, 3)
     record["counts"]["listed"] = counts["images"]
@@ -263,42 +262,63 @@ def _rows(
     )
     try:
         yield from dataset.iter_rows()
-    except ray.exceptions.RayTaskError as error:
-        cause = error.cause
-        if isinstance(cause, LeukorayError):
-            raise cause from None
-        raise LeukorayError(
-            "worker-failed", f"A worker failed: {type(cause).__name__}: {cause}. What is done is kept; use --resume."
-        ) from error
+    except ray.exceptions.RayError as error:
+        raise _explain(error) from error
+
+
+def _explain(error: BaseException) -> LeukorayError:
+    """Find, under what Ray wraps around it, the error that a worker met."""
+    while (inner := getattr(error, "cause", None) or error.__cause__) is not None:
+        error = inner
+    if isinstance(error, LeukorayError):
+        return error
+    first = (str(error).strip().splitlines() or [""])[0][:300]
+    return LeukorayError(
+        "worker-failed", f"A worker failed: {type(error).__name__}: {first}. What is done is kept; use --resume."
+    )
 
 
 def _finish(settings: ClassifySettings, bundle: Bundle, run: RunFolder, record: dict[str, Any], started: float) -> None:
     """Write what is made from all rows: slides.csv, the report, the final run.json."""
     before = time.perf_counter()
-    slides = summarise(run, bundle.class_names, settings.report_cells)
+    report = Report(run, bundle.class_names, record, drawn=settings.drawn)
+    slides: list[Slide] = []
+    coming = summarise(run, bundle.class_names, settings.report_cells, record["top_slide"])
+    slide = next(coming, None)
+    while slide is not None:
+        following = next(coming, None)
+        report.add(slide, last=following is None)
+        slide.forget()
+        slides.append(slide)
+        slide = following
     run.folder.write("slides.csv", slides_csv(slides, bundle.class_names).encode())
-    seconds = sum(session["seconds"] for session in record["sessions"])
+    _count(record, slides)
+    record["finished"] = _now()
+    report.finish()
+    record["timings"] |= {
+        "classify_s": round(sum(session["seconds"] for session in record["sessions"]), 3),
+        "report_s": round(time.perf_counter() - before, 3),
+        "total_s": round(time.perf_counter() - started, 3),
+    }
+    record["state"] = "finished"
+    run.write_record(record)
+
+
+def _count(record: dict[str, Any], slides: Sequence[Slide]) -> None:
+    """Put the final counts and the throughput on record."""
     predictions, errors = sum(slide.n for slide in slides), sum(slide.n_errors for slide in slides)
+    seconds = sum(session["seconds"] for session in record["sessions"])
+    working = seconds - sum(session["starting_s"] for session in record["sessions"])
     record["counts"] |= {
         "slides": len(slides),
         "predictions": predictions,
         "errors": errors,
         "flagged": sum(slide.flagged.total() for slide in slides),
     }
-    record["finished"] = _now()
-    working = seconds - sum(session["starting_s"] for session in record["sessions"])
     record["throughput"] = {
-        "images_per_s": round((predictions + errors) / seconds, 2) if seconds else None,
+        "images_per_s": round((predictions + errors) / seconds, 2) if seconds > 0 else None,
         "images_per_s_once_started": round((predictions + errors) / working, 2) if working > 0 else None,
     }
-    write_report(run, slides, bundle.class_names, record, shown=settings.report_cells, drawn=settings.drawn)
-    record["timings"] |= {
-        "classify_s": round(seconds, 3),
-        "report_s": round(time.perf_counter() - before, 3),
-        "total_s": round(time.perf_counter() - started, 3),
-    }
-    record["state"] = "finished"
-    run.write_record(record)
 
 
 def _conclude(settings: ClassifySettings, record: dict[str, Any], run: RunFolder) -> int:

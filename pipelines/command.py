@@ -6,8 +6,9 @@ import signal
 import sys
 from typing import TYPE_CHECKING, TypeVar
 
+import pyarrow as pa
 from pydantic import ValidationError
-from pydantic_settings import CliApp
+from pydantic_settings import BaseSettings, CliApp, PydanticBaseSettingsSource, SettingsConfigDict
 
 from core.errors import LeukorayError
 from core.settings import Settings
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
 __all__ = ["FAILED", "USAGE", "run_command"]
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+_COMMAND_LINE = SettingsConfigDict(
+    cli_kebab_case=True,
+    cli_implicit_flags=True,
+    cli_hide_none_type=True,
+    cli_enforce_required=True,
+    cli_avoid_json=True,
+)
 
 _Model = TypeVar("_Model", bound=Settings)
 
@@ -34,7 +43,7 @@ def run_command(model: type[_Model], work: Callable[[_Model], int], argv: Sequen
         What `work` returns; 2 for a usage error or an input that cannot be used; 130 where interrupted.
     """
     try:
-        settings = CliApp.run(model, cli_args=list(sys.argv[1:] if argv is None else argv))
+        settings = _parse(model, list(sys.argv[1:] if argv is None else argv))
     except ValidationError as error:
         for problem in error.errors():
             name = "--" + ".".join(str(part) for part in problem["loc"]).replace("_", "-")
@@ -43,7 +52,7 @@ def run_command(model: type[_Model], work: Callable[[_Model], int], argv: Sequen
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         return work(settings)
-    except LeukorayError as error:
+    except (LeukorayError, OSError, UnicodeError, pa.ArrowException) as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE
     except KeyboardInterrupt:
@@ -51,6 +60,25 @@ def run_command(model: type[_Model], work: Callable[[_Model], int], argv: Sequen
         return INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _parse(model: type[_Model], arguments: list[str]) -> _Model:
+    """Read the command line, and nothing but the command line: no variable of the environment is an option."""
+
+    def sources(
+        _cls: type[BaseSettings], _settings: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **_: object
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+    contents: dict[str, object] = {
+        "__doc__": model.__doc__,
+        "__module__": model.__module__,
+        "model_config": _COMMAND_LINE,
+        "settings_customise_sources": classmethod(sources),
+    }
+    command = type(model.__name__, (BaseSettings, model), contents)
+    parsed = CliApp.run(command, cli_args=arguments)
+    return model.model_validate({name: getattr(parsed, name) for name in model.model_fields})
 
 
 def _interrupt(_number: int, _frame: object) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from functools import cache
 from importlib.resources import files
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from pipelines.run_folder import RunFolder
     from pipelines.summary import Cell, Slide
 
-__all__ = ["RESEARCH_ONLY", "write_report"]
+__all__ = ["RESEARCH_ONLY", "Report"]
 
 RESEARCH_ONLY = "For Research Use Only. Not for use in diagnostic procedures."
 """The wording of 21 CFR 809.10(c)(2)(i)."""
@@ -28,46 +27,45 @@ _FEW_CELLS = 100
 _COLOURS = ("#c2553f", "#3b6fb6", "#7a9a3d", "#8a5aa8", "#c98a1b", "#3f9a94", "#9a5a5a", "#66707c")
 
 
-def write_report(
-    run: RunFolder,
-    slides: Sequence[Slide],
-    class_names: Sequence[str],
-    record: dict[str, Any],
-    *,
-    shown: int,
-    drawn: bool = False,
-) -> None:
-    """Write ``report/index.html`` and one page per slide.
+class Report:
+    """Writes one page per slide as the slides come, and the overview at the end.
 
     Args:
         run: The run.
-        slides: What `summarise` gave.
         class_names: The bundle's classes.
-        record: The content of ``run.json``.
-        shown: The limit that `summarise` was given.
+        record: The content of ``run.json``; read when the overview is written.
         drawn: Whether the images are drawings, which every page then says.
     """
-    colours = {name: _COLOURS[index % len(_COLOURS)] for index, name in enumerate(class_names)}
-    common = {
-        "class_names": list(class_names),
-        "colours": colours,
-        "record": record,
-        "research_only": RESEARCH_ONLY,
-        "few_cells": _FEW_CELLS,
-        "drawn": drawn,
-        "shown": shown,
-    }
-    pages = [f"slides/{number:05d}.html" for number in range(1, len(slides) + 1)]
-    index = _environment().get_template("index.html").render(slides=list(zip(slides, pages, strict=True)), **common)
-    for position, (slide, page) in enumerate(zip(slides, pages, strict=True)):
-        around = {
-            "before": PurePosixPath(pages[position - 1]).name if position else None,
-            "after": PurePosixPath(pages[position + 1]).name if position + 1 < len(pages) else None,
+
+    def __init__(self, run: RunFolder, class_names: Sequence[str], record: dict[str, Any], *, drawn: bool) -> None:
+        self._run = run
+        self._slides: list[tuple[Slide, str]] = []
+        self._common = {
+            "class_names": list(class_names),
+            "colours": {name: _COLOURS[index % len(_COLOURS)] for index, name in enumerate(class_names)},
+            "record": record,
+            "research_only": RESEARCH_ONLY,
+            "few_cells": _FEW_CELLS,
+            "drawn": drawn,
         }
-        groups = [(name, [_for_page(cell) for cell in slide.cells.get(name, ())]) for name in class_names]
-        html = _environment().get_template("slide.html").render(slide=slide, groups=groups, **around, **common)
-        run.folder.write(f"report/{page}", html.encode())
-    run.folder.write("report/index.html", index.encode())
+
+    def add(self, slide: Slide, *, last: bool) -> None:
+        """Write a slide's page; its cells may be dropped afterwards."""
+        number = len(self._slides) + 1
+        groups = [(name, [_for_page(cell) for cell in slide.cells(name)]) for name in self._common["class_names"]]
+        around = {"before": _page(number - 1) if number > 1 else None, "after": None if last else _page(number + 1)}
+        html = _environment().get_template("slide.html").render(slide=slide, groups=groups, **around, **self._common)
+        self._run.folder.write(f"report/slides/{_page(number)}", html.encode())
+        self._slides.append((slide, f"slides/{_page(number)}"))
+
+    def finish(self) -> None:
+        """Write ``report/index.html``."""
+        html = _environment().get_template("index.html").render(slides=self._slides, **self._common)
+        self._run.folder.write("report/index.html", html.encode())
+
+
+def _page(number: int) -> str:
+    return f"{number:05d}.html"
 
 
 def _for_page(cell: Cell) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from core.errors import SettingsError
+from core.errors import DataError, SettingsError
 from pipelines.slides import IMAGE_SUFFIXES, Entry
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ _MANIFEST_SCHEMA = pa.schema(
         ("message", pa.string()),
     ]
 )
+_RECORD_KEYS = {"state", "arguments", "bundle", "counts", "timings", "throughput", "sessions"}
 ERRORS_SCHEMA = pa.schema(
     [("slide", pa.string()), ("image", pa.string()), ("code", pa.string()), ("message", pa.string())]
 )
@@ -84,9 +85,13 @@ class RunFolder:
             SettingsError: With code ``run-damaged``.
         """
         try:
-            return json.loads(self.folder.read("run.json"))
-        except (OSError, ValueError) as error:
-            raise SettingsError("run-damaged", f"{self.folder.join('run.json')} cannot be read ({error}).") from error
+            record = json.loads(self.folder.read("run.json"))
+            missing = _RECORD_KEYS - record.keys()
+        except (OSError, ValueError, AttributeError) as error:
+            raise SettingsError("run-damaged", f"{self.folder.join('run.json')} cannot be used: {error}.") from error
+        if missing:
+            raise SettingsError("run-damaged", f"{self.folder.join('run.json')} lacks {', '.join(sorted(missing))}.")
+        return record
 
     def write_record(self, record: dict[str, Any]) -> None:
         """Replace ``run.json``."""
@@ -94,7 +99,11 @@ class RunFolder:
         self.folder.write("run.json", (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
 
     def write_manifest(self, entries: Iterable[Entry], part_size: int) -> dict[str, int]:
-        """Write the list of images in parts of `part_size`; return the numbers of parts and images."""
+        """Write the list of images in parts of `part_size`; return the numbers of parts and images.
+
+        Raises:
+            DataError: With code ``no-images``.
+        """
         part: list[Entry] = []
         parts = images = 0
         for entry in entries:
@@ -105,6 +114,8 @@ class RunFolder:
         if part:
             self._write_manifest_part(parts, part)
             parts, images = parts + 1, images + len(part)
+        if not images:
+            raise DataError("no-images", "There is no image file under SLIDES.")
         counts = {"parts": parts, "images": images}
         self.folder.write(_COMPLETE, json.dumps(counts).encode())
         return counts
@@ -137,10 +148,14 @@ class RunFolder:
         self.folder.write(f"errors/{_part_name(part)}", _parquet(errors))
         self.folder.write(f"predictions/{_part_name(part)}", _parquet(predictions))
 
-    def read_parts(self, kind: str) -> Iterator[tuple[int, pa.Table]]:
-        """Yield the parts of ``predictions`` or ``errors`` one by one, with their numbers."""
+    def part_files(self, kind: str) -> Iterator[tuple[int, str]]:
+        """Yield numbers and names of the parts of ``predictions`` or ``errors``, in order."""
         for name in self.folder.files(kind, ".parquet"):
-            yield int(name[5:-8]), pq.read_table(io.BytesIO(self.folder.read(f"{kind}/{name}")))
+            yield int(name[5:-8]), f"{kind}/{name}"
+
+    def read_table(self, name: str) -> pa.Table:
+        """Read one part by its name."""
+        return pq.read_table(io.BytesIO(self.folder.read(name)))
 
     def _write_manifest_part(self, part: int, entries: list[Entry]) -> None:
         rows = [{name: getattr(entry, name) for name in _MANIFEST_SCHEMA.names} for entry in entries]

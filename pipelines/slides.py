@@ -1,8 +1,9 @@
 """Finding the images of a slide folder, one at a time, in a fixed order.
 
-A name decides what is an image file; where it does not (an unknown ending, or none), the first bytes
-do. Whatever cannot be read as a file (a broken link, a loop of links, a pipe, a folder called
-``x.png``) is listed too, with the reason, so that nothing goes missing without a word.
+A name decides what is an image file; on a disk, where the name says nothing (an unknown ending, or none),
+the first bytes do. Hidden files and folders are passed over. Whatever else cannot be read as a file (a broken
+link, a loop of links, a pipe, a folder called ``x.png``) is listed too, with the reason, so that nothing goes
+missing without a word.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from pipelines.storage import Folder
 
-__all__ = ["IMAGE_SUFFIXES", "Entry", "list_slides"]
+__all__ = ["IMAGE_SUFFIXES", "Entry", "list_slides", "top_slide"]
 
 # fmt: off
 IMAGE_SUFFIXES = frozenset({
@@ -63,12 +64,17 @@ def list_slides(root: Folder) -> Iterator[Entry | None]:
         DataError: With code ``not-found`` where the folder does not exist.
     """
     if not root.is_folder():
-        raise DataError("not-found", f"The slide folder {root.path} does not exist.")
-    top = root.name if not root.exists(root.name) else f"{root.name} (top folder)"
+        raise DataError("not-found", f"The slide folder {root.path} does not exist, or is not a folder.")
+    top = top_slide(root)
     if root.local:
-        yield from _walk_local(os.fsencode(root.path), (), top, ())
+        yield from _walk_local(os.fsencode(root.path), top)
     else:
         yield from _walk_remote(root, root.path, top)
+
+
+def top_slide(root: Folder) -> str:
+    """Return the name of the slide that images directly in the folder belong to."""
+    return f"{root.name} (top folder)" if root.exists(root.name) else root.name
 
 
 def printable(name: bytes) -> str:
@@ -76,50 +82,92 @@ def printable(name: bytes) -> str:
     return name.decode("utf-8", "backslashreplace")
 
 
-def _walk_local(
-    folder: bytes, parts: tuple[bytes, ...], top: str, above: tuple[tuple[int, int], ...]
-) -> Iterator[Entry | None]:
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """An open folder of the walk: what is left to visit, where it is, and which folders are above it."""
+
+    children: Iterator[os.DirEntry[bytes]]
+    parts: tuple[bytes, ...]
+    above: frozenset[tuple[int, int]]
+
+
+def _walk_local(root: bytes, top: str) -> Iterator[Entry | None]:
+    """Walk depth first without recursion, so that no depth of folders is too deep."""
+    inside = os.path.realpath(root)
+    opened = _open_level(root, (), frozenset(), top)
+    levels = [opened] if isinstance(opened, _Level) else []
+    while levels:
+        level = levels[-1]
+        child = next(level.children, None)
+        if child is None:
+            levels.pop()
+            continue
+        parts = (*level.parts, child.name)
+        found = _look_at(child, parts, top, inside)
+        if found is not _FOLDER:
+            yield found
+            continue
+        if _suffix(child.name) in IMAGE_SUFFIXES:
+            message = "This is a folder, not an image; the images inside it were classified."
+            yield _problem(parts, top, child.path, "not-a-file", message)
+        opened = _open_level(child.path, parts, level.above, top)
+        if isinstance(opened, _Level):
+            levels.append(opened)
+        else:
+            yield opened
+
+
+def _open_level(folder: bytes, parts: tuple[bytes, ...], above: frozenset[tuple[int, int]], top: str) -> _Level | Entry:
+    """List a folder, or say why it is not listed."""
     try:
         identity = os.stat(folder)
-        children = sorted(os.scandir(folder), key=lambda child: child.name)
+        key = (identity.st_dev, identity.st_ino)
+        if key in above:
+            return _problem(parts, top, folder, "symlink-loop", "The link leads back to a folder that contains it.")
+        with os.scandir(folder) as children:
+            return _Level(iter(sorted(children, key=lambda child: child.name)), parts, above | {key})
     except OSError as error:
-        yield _problem(parts, top, folder, *_explain(error, "folder"))
-        return
-    key = (identity.st_dev, identity.st_ino)
-    if key in above:
-        yield _problem(parts, top, folder, "symlink-loop", "The link leads back to a folder that contains it.")
-        return
-    for child in children:
-        if child.name.startswith(b"."):
-            continue
-        yield from _visit(child, (*parts, child.name), top, (*above, key))
+        return _problem(parts, top, folder, *_explain(error, "folder"))
 
 
-def _visit(
-    child: os.DirEntry[bytes], parts: tuple[bytes, ...], top: str, above: tuple[tuple[int, int], ...]
-) -> Iterator[Entry | None]:
+_FOLDER = Entry("", "", b"")
+"""Stands for a folder to walk into."""
+
+
+def _look_at(child: os.DirEntry[bytes], parts: tuple[bytes, ...], top: str, inside: bytes) -> Entry | None:
+    """Return the entry of a file, None for what is no image, or `_FOLDER`."""
+    if child.name.startswith(b"."):
+        return None
     named = _suffix(child.name) in IMAGE_SUFFIXES
     try:
         mode = child.stat().st_mode
     except OSError as error:
-        yield _problem(parts, top, child.path, *_explain(error, "file")) if named else None
-        return
+        return _problem(parts, top, child.path, *_explain(error, "file")) if named else None
     if stat.S_ISDIR(mode):
-        if named:
-            message = "This is a folder, not an image; the images inside it were classified."
-            yield _problem(parts, top, child.path, "not-a-file", message)
-        yield from _walk_local(child.path, parts, top, above)
-    elif not stat.S_ISREG(mode):
+        return _linked_twice(child, parts, top, inside) or _FOLDER
+    if not stat.S_ISREG(mode):
         message = "This is a pipe, a socket or a device, not an image file."
-        yield _problem(parts, top, child.path, "not-a-file", message) if named else None
-    else:
-        yield Entry(*_name(parts, top), child.path) if named or _begins_like_image(child.path) else None
+        return _problem(parts, top, child.path, "not-a-file", message) if named else None
+    return Entry(*_name(parts, top), child.path) if named or _begins_like_image(child.path) else None
+
+
+def _linked_twice(child: os.DirEntry[bytes], parts: tuple[bytes, ...], top: str, inside: bytes) -> Entry | None:
+    """Refuse a link to a folder that the walk meets anyway: its images belong into one row each."""
+    if not child.is_symlink():
+        return None
+    target = os.path.realpath(child.path)
+    if target != inside and not target.startswith(inside + b"/"):
+        return None
+    if (os.path.realpath(os.path.dirname(child.path)) + b"/").startswith(target + b"/"):
+        return _problem(parts, top, child.path, "symlink-loop", "The link leads back to a folder that contains it.")
+    return _problem(parts, top, child.path, "linked-twice", "The folder behind this link is listed under its own name.")
 
 
 def _walk_remote(root: Folder, folder: str, top: str) -> Iterator[Entry | None]:
     infos = root.filesystem.get_file_info(arrow_fs.FileSelector(folder))
     for info in sorted(infos, key=lambda info: info.path):
         if info.base_name.startswith("."):
+            yield None
             continue
         if info.type == arrow_fs.FileType.Directory:
             yield from _walk_remote(root, info.path, top)

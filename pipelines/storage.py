@@ -59,7 +59,7 @@ class Folder:
             return stream.read()
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a whole file; readers see all of it or nothing."""
+        """Write a whole file; on a disk readers see all of it or nothing."""
         if not self.local:
             with self.filesystem.open_output_stream(self.join(name)) as stream:
                 stream.write(data)
@@ -92,7 +92,10 @@ def open_folder(location: str) -> Folder:
         DataError: With code ``bad-location`` where pyarrow has no file system for the URI.
     """
     if "://" not in location:
-        return Folder(arrow_fs.LocalFileSystem(), str(Path(location).expanduser().resolve()), local=True)
+        path = str(Path(os.path.expanduser(location)).resolve())
+        if not path.isprintable() or path != path.encode("utf-8", "replace").decode():
+            raise DataError("bad-location", f"{location!a} has characters that a path must not have here.")
+        return Folder(arrow_fs.LocalFileSystem(), path, local=True)
     try:
         filesystem, path = arrow_fs.FileSystem.from_uri(location)
     except (pa.ArrowInvalid, OSError, ValueError) as error:

@@ -1,7 +1,7 @@
 """What a run found, per slide: counts, shares with intervals, and the cells that the report shows.
 
-The parts of a run are read one after the other; what is kept is proportional to the number of slides,
-never to the number of images.
+The parts of a run are read one after the other, and a slide's cells are dropped once its page is written: what
+stays is a few numbers per slide.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from core.differential import Share, share
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from pipelines.run_folder import RunFolder
 
@@ -45,7 +45,7 @@ class Slide:
         name: Its name.
         counts: Cells per class.
         flagged: Cells per flag.
-        cells: Per class, the least confident cells, in rising order.
+        kept: Per class, a heap of the least confident cells.
         errors: The first unreadable files: image, code, message.
         n_errors: How many there are in all.
     """
@@ -53,7 +53,7 @@ class Slide:
     name: str
     counts: Counter[str] = field(default_factory=Counter)
     flagged: Counter[str] = field(default_factory=Counter)
-    cells: dict[str, list[Cell]] = field(default_factory=dict)
+    kept: dict[str, list[tuple[float, tuple[int, int], Cell]]] = field(default_factory=dict)
     errors: list[tuple[str, str, str]] = field(default_factory=list)
     n_errors: int = 0
 
@@ -62,44 +62,60 @@ class Slide:
         """Classified cells."""
         return self.counts.total()
 
+    def count(self, cell: Cell, shown: int) -> None:
+        """Count one cell; keep it if it is among the `shown` least confident ones of its class."""
+        self.counts[cell.label] += 1
+        if cell.flag:
+            self.flagged[cell.flag] += 1
+        heap = self.kept.setdefault(cell.label, [])
+        item = (-cell.confidence, cell.sheet, cell)
+        if len(heap) < shown:
+            heapq.heappush(heap, item)
+        else:
+            heapq.heappushpop(heap, item)
+
+    def count_error(self, row: dict[str, str], shown: int) -> None:
+        """Count one unreadable file; keep the first `shown`."""
+        self.n_errors += 1
+        if len(self.errors) < shown:
+            self.errors.append((row["image"], row["code"], row["message"]))
+
+    def cells(self, label: str) -> list[Cell]:
+        """Return the cells of a class that were kept, least confident first."""
+        return sorted(item[2] for item in self.kept.get(label, ()))
+
+    def forget(self) -> None:
+        """Drop the cells and errors that were kept; the counts stay."""
+        self.kept.clear()
+        self.errors.clear()
+
     def share(self, label: str) -> Share:
         """Share of a class among the classified cells, in percent."""
         return share(self.counts[label], self.n)
 
 
-def summarise(run: RunFolder, class_names: Sequence[str], shown: int) -> list[Slide]:
-    """Read a run once.
+def summarise(run: RunFolder, class_names: Sequence[str], shown: int, top: str) -> Iterator[Slide]:
+    """Read a run once, part by part, and yield each slide as soon as its last part has passed.
 
     Args:
-        run: The run.
+        run: The run, all parts finished.
         class_names: The bundle's classes.
         shown: Cells that are kept per slide and class, and errors per slide.
-
-    Returns:
-        The slides, by name.
+        top: The slide of the images directly in SLIDES; they stand between the other slides, so it comes last.
     """
-    slides: dict[str, Slide] = {}
-    heaps: dict[tuple[str, str], list[tuple[float, int, int, Cell]]] = {}
-    for part, table in run.read_parts("predictions"):
-        for index, row in enumerate(table.to_pylist()):
-            slide = slides.setdefault(row["slide"], Slide(row["slide"]))
-            slide.counts[row["label"]] += 1
-            if row["flag"]:
-                slide.flagged[row["flag"]] += 1
-            heap = heaps.setdefault((row["slide"], row["label"]), [])
-            if len(heap) < shown or -row["confidence"] > heap[0][0]:
-                cell = _cell(row, class_names, (part, index))
-                item = (-row["confidence"], part, index, cell)
-                (heapq.heappush if len(heap) < shown else heapq.heapreplace)(heap, item)
-    for _, table in run.read_parts("errors"):
-        for row in table.to_pylist():
-            slide = slides.setdefault(row["slide"], Slide(row["slide"]))
-            slide.n_errors += 1
-            if len(slide.errors) < shown:
-                slide.errors.append((row["image"], row["code"], row["message"]))
-    for (name, label), heap in heaps.items():
-        slides[name].cells[label] = sorted(item[3] for item in heap)
-    return [slides[name] for name in sorted(slides)]
+    begun: dict[str, Slide] = {}
+    errors = dict(run.part_files("errors"))
+    for part, name in run.part_files("predictions"):
+        tables = (run.read_table(name), run.read_table(errors[part]))
+        for index, row in enumerate(tables[0].to_pylist()):
+            slide = begun.setdefault(row["slide"], Slide(row["slide"]))
+            slide.count(_cell(row, class_names, (part, index)), shown)
+        for row in tables[1].to_pylist():
+            begun.setdefault(row["slide"], Slide(row["slide"])).count_error(row, shown)
+        present = {name for table in tables for name in table.column("slide").unique().to_pylist()}
+        for done in sorted(begun.keys() - present - {top}):
+            yield begun.pop(done)
+    yield from (begun[name] for name in sorted(begun, key=lambda name: (name == top, name)))
 
 
 def _cell(row: dict[str, object], class_names: Sequence[str], sheet: tuple[int, int]) -> Cell:

@@ -112,7 +112,7 @@ def train(settings: TrainSettings) -> int:
     Raises:
         LeukorayError: Where data, recipe or options cannot be used.
     """
-    if settings.out.exists() and any(settings.out.iterdir()):
+    if settings.out.exists() and (not settings.out.is_dir() or any(settings.out.iterdir())):
         raise SettingsError("bundle-exists", f"{settings.out} exists already; choose another folder or remove it.")
     recipe = load_recipe(
         settings.recipe,
@@ -129,9 +129,15 @@ def train(settings: TrainSettings) -> int:
     torch.set_num_threads(settings.threads or torch.get_num_threads())
     torch.manual_seed(settings.seed)
     data = _read_data(settings)
-    network = build_network(len(data.class_names), "none" if work.exists() else settings.weights)
+    if settings.test:
+        read_class_folders(settings.test, data.class_names)  # a typo shows now, not after the training
+    device = choose_device(settings.device)
+    checkpoint = work / "checkpoint.safetensors"
+    network = build_network(len(data.class_names), "none" if checkpoint.exists() else settings.weights)
     training, validation = split_by_source(data, settings.validation_share, settings.seed)
     _say(f"training on {_describe(training)}; validation on {_describe(validation)}")
+    if left := len(data.samples) - len(training.samples) - len(validation.samples):
+        _say(f"left out: {left:,} images whose source is not named, or is set aside")
     margin = recipe.training.augmentation.margin
     trainer = Trainer(
         network,
@@ -140,8 +146,9 @@ def train(settings: TrainSettings) -> int:
         _load(training, recipe.preprocessing, settings, margin),
         validation_set := _load(validation, recipe.preprocessing, settings),
         data.class_names,
-        device=str(choose_device(settings.device)),
-        checkpoint=work / "checkpoint.safetensors",
+        device=str(device),
+        checkpoint=checkpoint,
+        origin=f"weights {settings.weights}, recipe {settings.recipe}",
     )
     _fit(trainer, resume=settings.resume)
     bundle = _write(settings, recipe, data, trainer, validation_set)
@@ -209,7 +216,7 @@ def _write(
         "history": trainer.progress.history,
     }
     if settings.test:
-        metrics["test"] = _test(settings, recipe, network, confidence, data.class_names)
+        metrics["test"] = _test(settings.test, settings, recipe, network, confidence, data.class_names)
     record = BundleRecord(
         preprocessing=recipe.preprocessing,
         confidence=confidence,
@@ -218,6 +225,7 @@ def _write(
             "fingerprint": data.fingerprint,
             "images": data.counts(),
             "sources": data.source_counts(),
+            "left_out": len(data.samples) - len(trainer.train) - len(validation),
             "training_images": len(trainer.train),
             "validation_images": len(validation),
             "validation_sources": int(validation.sources.unique().numel()),
@@ -248,9 +256,14 @@ def _measure(
 
 
 def _test(
-    settings: TrainSettings, recipe: Recipe, network: ResNet, confidence: Confidence, class_names: Sequence[str]
+    test: Path,
+    settings: TrainSettings,
+    recipe: Recipe,
+    network: ResNet,
+    confidence: Confidence,
+    class_names: Sequence[str],
 ) -> dict[str, Any]:
-    data = read_class_folders(Path(str(settings.test)), class_names)
+    data = read_class_folders(test, class_names)
     if settings.test_groups:
         data = data.with_groups(read_groups(settings.test_groups))
     images = _load(data, recipe.preprocessing, settings)

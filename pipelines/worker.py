@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import time
 import warnings
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter, deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -47,6 +49,8 @@ THUMBNAIL_COLUMNS = 16
 
 _DISPLAY_SIDE = 1024
 _CAREFUL_FROM, _GIVE_UP_AT = 3, 12
+_BATCHES_AHEAD = 2
+_UNFIT_NAME = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +127,11 @@ class PartClassifier:
         begun = time.time()
         attempts = _Attempts(self._run.folder, part)
         entries = self._run.read_manifest(part)
-        loaded = self._load_carefully(entries, attempts) if attempts.careful else self._pool.map(self._load, entries)
+        loaded = self._load_carefully(entries, attempts) if attempts.careful else self._load_ahead(entries)
         rows: list[dict[str, Any]] = []
         refused: list[_Refused] = []
         sheet = _Sheet(len(entries))
-        results = iter(loaded)
-        while batch := list(islice(results, self._settings.batch_size)):
+        while batch := list(islice(loaded, self._settings.batch_size)):
             refused += [item for item in batch if isinstance(item, _Refused)]
             good = [item for item in batch if isinstance(item, _Loaded)]
             for item in good:
@@ -160,8 +163,20 @@ class PartClassifier:
             return _Refused(entry, error.code, error.message)
         except OSError as error:
             return _Refused(entry, *_explain(error))
+        except (cv2.error, MemoryError, ValueError, OverflowError) as error:  # of a picture that no check foresaw
+            return _Refused(entry, "not-processable", f"The picture cannot be processed ({type(error).__name__}).")
         display, factor = shrink_to(picture.rgb, _DISPLAY_SIDE)
         return _Loaded(entry, prepared, display, factor, picture.width, picture.height, len(data))
+
+    def _load_ahead(self, entries: Sequence[Entry]) -> Iterator[_Loaded | _Refused]:
+        """Decode in the background, a few batches ahead of the network and no more."""
+        waiting: deque[Future[_Loaded | _Refused]] = deque()
+        for entry in entries:
+            waiting.append(self._pool.submit(self._load, entry))
+            if len(waiting) > _BATCHES_AHEAD * self._settings.batch_size:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
     def _load_carefully(self, entries: Sequence[Entry], attempts: _Attempts) -> Iterator[_Loaded | _Refused]:
         """Decode one file at a time, on record: a file that ends the process is left out the next time."""
@@ -170,8 +185,10 @@ class PartClassifier:
             if position in attempts.poison:
                 yield _Refused(entry, "crashes-decoder", message)
                 continue
-            attempts.begin(position)
-            yield self._load(entry)
+            attempts.record(position)
+            loaded = self._load(entry)
+            attempts.record(None)
+            yield loaded
 
     def _finish(self, items: list[_Loaded]) -> list[dict[str, Any]]:
         """Classify one batch, write its overlays, return its rows."""
@@ -209,7 +226,13 @@ class PartClassifier:
         picture = overlay(item.display, prediction.cam, box, colour_map=self._settings.colour_map)
         data = encode_jpeg(picture)
         path = overlay_path(item.entry.slide, item.entry.image)
-        _write_plain(self._run.folder, path, data)
+        try:
+            _write_plain(self._run.folder, path, data)
+        except OSError as error:
+            if error.errno not in _UNFIT_NAME:
+                raise
+            path = f"gradcam/_renamed/{hashlib.sha256(path.encode()).hexdigest()}.jpg"
+            _write_plain(self._run.folder, path, data)
         return path
 
 
@@ -242,40 +265,42 @@ class _Attempts:
     """How often a part was begun: a part that keeps killing its worker is worked through file by file.
 
     Ray restarts a dead worker and gives it the same part again, without end. From the third attempt on,
-    each file's number is on record before it is decoded, so the next attempt knows which one to leave out.
+    each file's number is on record while it is decoded; a file that was on record at two deaths is left out.
     """
 
     def __init__(self, folder: Folder, part: int) -> None:
         self._folder, self._name = folder, f".work/attempts/part-{part:08d}.json"
         before = json.loads(folder.read(self._name)) if folder.exists(self._name) else {}
         self._number = int(before.get("number", 0)) + 1
-        self.poison: set[int] = set(before.get("poison", ()))
+        self._deaths = Counter({int(position): deaths for position, deaths in before.get("deaths", {}).items()})
         if before.get("decoding") is not None:
-            self.poison.add(int(before["decoding"]))
+            self._deaths[int(before["decoding"])] += 1
         if self._number > _GIVE_UP_AT:
             raise LeukorayError(
                 "worker-dies",
                 f"Part {part} ended its worker {self._number - 1} times; there may be too little memory."
                 " Lower --workers, and continue with --resume.",
             )
-        self._save(None)
+        self.record(None)
 
     @property
     def careful(self) -> bool:
         """Whether to decode one file at a time."""
         return self._number >= _CAREFUL_FROM
 
-    def begin(self, position: int) -> None:
-        """Record that this file is being decoded."""
-        self._save(position)
+    @property
+    def poison(self) -> set[int]:
+        """Numbers of the files that are left out."""
+        return {position for position, deaths in self._deaths.items() if deaths > 1}
+
+    def record(self, decoding: int | None) -> None:
+        """Put on record which file is being decoded, if any."""
+        record = {"number": self._number, "deaths": self._deaths, "decoding": decoding}
+        self._folder.write(self._name, json.dumps(record).encode())
 
     def finish(self) -> None:
         """Forget the record; the part is on disk."""
         self._folder.delete(self._name)
-
-    def _save(self, decoding: int | None) -> None:
-        record = {"number": self._number, "poison": sorted(self.poison), "decoding": decoding}
-        self._folder.write(self._name, json.dumps(record).encode())
 
 
 def _read(source: Folder, path: bytes) -> bytes:

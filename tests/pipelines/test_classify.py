@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from hostile import write_hostile_files, write_odd_files
+from PIL import Image
 
 from core.bundle import load_bundle
-from core.errors import BundleError, SettingsError
+from core.errors import BundleError, DataError, LeukorayError, SettingsError
 from core.predictor import Predictor
 from core.synthetic import CLASS_NAMES
 from pipelines.classify import ClassifySettings, classify
@@ -187,9 +188,48 @@ def test_wrong_folders_are_refused(slides: Path, small_bundle: Path, tmp_path: P
     with pytest.raises(BundleError, match="no bundle"):
         classify(settings(slides, tmp_path / "run", tmp_path / "nobundle"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SettingsError, match="no image file"):
+    with pytest.raises(DataError, match="no image file"):
         classify(settings(tmp_path / "empty", tmp_path / "run", small_bundle))
     assert not (slides / "run").exists()
+
+
+def test_a_start_that_failed_can_be_corrected(small_bundle: Path, cluster: None, slides: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(SettingsError, match="do not fit"):
+        classify(settings(slides, out, small_bundle, workers=1000, cpus_per_worker=1))
+    assert classify(settings(slides, out, small_bundle, limit=3)) == 0
+
+
+def test_a_worker_that_cannot_write_ends_the_run_with_a_sentence(
+    small_bundle: Path, cluster: None, slides: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "gradcam").write_text("in the way")
+    (out / "run.json").write_text("{}")
+    with pytest.raises(LeukorayError, match="A worker failed: NotADirectoryError") as caught:
+        classify(settings(slides, out, small_bundle))
+    assert "--resume" in caught.value.message
+    assert json.loads((out / "run.json").read_text())["state"] == "failed"
+    (out / "gradcam").unlink()
+    assert classify(settings(slides, out, small_bundle, resume=True)) == 0
+
+
+def test_extreme_shapes_and_clashing_names_are_classified(small_bundle: Path, cluster: None, tmp_path: Path) -> None:
+    slide = tmp_path / "slides" / "a"
+    (slide / "x.png.jpg").mkdir(parents=True)
+    for name, size in {
+        "x.png": (64, 64),
+        "x.png.jpg/y.jpg": (64, 64),
+        "wide.png": (40_000, 16),
+        "tall.png": (16, 9_000),
+    }.items():
+        Image.new("RGB", size, (120, 60, 180)).save(slide / name)
+    assert classify(settings(tmp_path / "slides", tmp_path / "run", small_bundle, max_error_rate=0.3)) == 0
+    table = rows(tmp_path / "run")
+    assert set(table["image"]) == {"x.png", "x.png.jpg/y.jpg", "wide.png", "tall.png"}
+    assert all((tmp_path / "run" / path).is_file() for path in table["gradcam"])
+    assert table["gradcam"].is_unique
 
 
 def snapshot(folder: Path) -> dict[str, int]:
@@ -232,7 +272,7 @@ def test_a_file_that_kills_its_worker_is_left_out_in_the_end(small_bundle: Path,
     draw_slides(tmp_path / "slides", 20, broken=False)
     folder = RunFolder(open_folder(str(tmp_path / "run")))
     folder.write_manifest((entry for entry in list_slides(open_folder(str(tmp_path / "slides"))) if entry), 60)
-    record = {"number": 3, "poison": [4], "decoding": 9}
+    record = {"number": 3, "deaths": {"4": 2, "9": 1}, "decoding": 9}
     folder.folder.write(".work/attempts/part-00000000.json", json.dumps(record).encode())
     worker = WorkerSettings(str(tmp_path / "slides"), str(tmp_path / "run"), "none", "jet", 8, 1, 2, "cpu")
     with pytest.MonkeyPatch.context() as patch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -14,6 +15,7 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
@@ -40,6 +42,8 @@ def dashboard() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="lj", dir="/tmp", ignore_cleanup_errors=True) as folder:
         command = [RAY, "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1"]
         command += [f"--port={port}", f"--dashboard-port={address}", "--dashboard-host=127.0.0.1"]
+        # The session's own cluster holds the agent's usual port; without an agent no job is taken.
+        command += [f"--dashboard-agent-listen-port={free_port()}", f"--ray-client-server-port={free_port()}"]
         command += [f"--temp-dir={folder}", "--disable-usage-stats", f"--object-store-memory={256 * 1024 * 1024}"]
         environment = {**ACTIVATED, "RAY_USAGE_STATS_ENABLED": "0"}
         head = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
@@ -47,7 +51,9 @@ def dashboard() -> Iterator[str]:
             wait_for(f"http://127.0.0.1:{address}/api/version", head)
             yield f"http://127.0.0.1:{address}"
         finally:
-            head.terminate()
+            for process in [*psutil.Process(head.pid).children(recursive=True), head]:
+                with contextlib.suppress(psutil.Error):  # asked nicely, they take half a minute
+                    process.kill()
             head.wait(timeout=60)
 
 
@@ -72,9 +78,14 @@ def readme_command() -> str:
 def submit(dashboard: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [*shlex.split(readme_command()), *arguments]
     environment = {**ACTIVATED, "RAY_API_SERVER_ADDRESS": dashboard}
-    return subprocess.run(
-        command, cwd=PROJECT, capture_output=True, text=True, timeout=400, check=False, env=environment
-    )
+    for _ in range(10):
+        done = subprocess.run(
+            command, cwd=PROJECT, capture_output=True, text=True, timeout=400, check=False, env=environment
+        )
+        if "No available agent" not in done.stderr:  # the dashboard answers before its agent is there
+            break
+        time.sleep(1)
+    return done
 
 
 def test_a_submitted_job_does_the_same(dashboard: str, small_bundle: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -72,7 +73,10 @@ def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 def wait_until_gone(processes: list[psutil.Process]) -> None:
     """Wait for the workers to follow their driver; Ray's agents sometimes do not, and are ended here."""
-    names = {process: "".join(process.cmdline()) for process in processes if process.is_running()}
+    names: dict[psutil.Process, str] = {}
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            names[process] = "".join(process.cmdline())
     _, alive = psutil.wait_procs(processes, timeout=15)
     for process in alive:
         process.kill()

@@ -43,7 +43,7 @@ def test_what_is_no_image_is_left_alone_and_counted(tmp_path: Path) -> None:
     for name in ("a/notes.txt", "a/Thumbs.db", "a/table.csv", "a/.hidden.jpg", ".cache/1.jpg"):
         touch(tmp_path / name)
     entries = list(list_slides(open_folder(str(tmp_path))))
-    assert entries == [None, None, None]
+    assert entries == [None] * 5
 
 
 def test_an_image_without_an_ending_is_found_by_its_first_bytes(tmp_path: Path) -> None:
@@ -70,6 +70,21 @@ def test_things_that_are_no_files_are_listed_with_a_reason(tmp_path: Path) -> No
         "up": "symlink-loop",
         "pipe.jpg": "not-a-file",
     }
+
+
+def test_a_link_to_another_slide_is_not_listed_twice(tmp_path: Path) -> None:
+    touch(tmp_path / "a" / "1.jpg")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    assert {(entry.slide, entry.image, entry.code) for entry in listed(tmp_path).values()} == {
+        ("a", "1.jpg", ""),
+        (tmp_path.name, "b", "linked-twice"),
+    }
+
+
+def test_no_depth_of_folders_is_too_deep(tmp_path: Path) -> None:
+    deep = tmp_path / "s" / "/".join(["d"] * 700)
+    touch(deep / "1.jpg")
+    assert [image for _, image in listed(tmp_path)] == ["/".join([*["d"] * 700, "1.jpg"])]
 
 
 def test_links_to_files_and_folders_elsewhere_are_followed(tmp_path: Path) -> None:
