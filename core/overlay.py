@@ -38,19 +38,25 @@ def lay_back(cam: NDArray[np.float32], box: Box, height: int, width: int) -> NDA
     Returns:
         Map in [0, 1], (height, width) float32; zero where the network saw nothing.
     """
-    rows, columns = cam.shape
-    scale_x, scale_y = (box.right - box.left) / columns, (box.bottom - box.top) / rows
-    # Pixel centres: (i + 0.5) * scale + offset - 0.5 in the image for cell i of the map.
-    matrix = np.array(
-        [[scale_x, 0, box.left + 0.5 * scale_x - 0.5], [0, scale_y, box.top + 0.5 * scale_y - 0.5]], np.float32
-    )
     left, top, right, bottom = _whole_pixels(box, height, width)
-    matrix[:, 2] -= (left, top)
+    whole = np.zeros((height, width), np.float32)
+    whole[top:bottom, left:right] = _enlarge(cam, box, (left, top, right, bottom))
+    return whole
+
+
+def _enlarge(cam: NDArray[np.float32], box: Box, pixels: tuple[int, int, int, int]) -> NDArray[np.float32]:
+    """Enlarge a map that covers `box` to the whole pixels (left, top, right, bottom), bilinearly."""
+    rows, columns = cam.shape
+    left, top, right, bottom = pixels
+    scale_x, scale_y = (box.right - box.left) / columns, (box.bottom - box.top) / rows
+    # Pixel centres: cell i of the map lies at (i + 0.5) * scale + offset - 0.5 in the image.
+    matrix = np.array(
+        [[scale_x, 0, box.left + 0.5 * scale_x - 0.5 - left], [0, scale_y, box.top + 0.5 * scale_y - 0.5 - top]],
+        np.float32,
+    )
     size = (right - left, bottom - top)
     part = cv2.warpAffine(cam, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    whole = np.zeros((height, width), np.float32)
-    whole[top:bottom, left:right] = part
-    return whole
+    return np.asarray(part, np.float32)
 
 
 def _whole_pixels(box: Box, height: int, width: int) -> tuple[int, int, int, int]:
@@ -68,7 +74,7 @@ def heatmap(cam: NDArray[np.float32], colour_map: str = "jet") -> NDArray[np.uin
     """
     if colour_map not in COLOUR_MAPS:
         raise SettingsError("unknown-colour-map", f"Colour maps are {', '.join(COLOUR_MAPS)}, not {colour_map!r}.")
-    return _table(colour_map)[np.asarray(cv2.convertScaleAbs(cam, alpha=255.0), np.uint8)]
+    return np.take(_table(colour_map), np.asarray(cv2.convertScaleAbs(cam, alpha=255.0), np.uint8), axis=0)
 
 
 @cache
@@ -95,7 +101,7 @@ def overlay(
     """
     height, width = rgb.shape[:2]
     left, top, right, bottom = _whole_pixels(box, height, width)
-    colours = heatmap(lay_back(cam, box, height, width)[top:bottom, left:right], colour_map)
+    colours = heatmap(_enlarge(cam, box, (left, top, right, bottom)), colour_map)
     blended = rgb.copy()
     blended[top:bottom, left:right] = cv2.addWeighted(rgb[top:bottom, left:right], 1 - strength, colours, strength, 0)
     if (left, top, right, bottom) != (0, 0, width, height):
