@@ -160,13 +160,7 @@ def read_groups(file: Path) -> dict[str, str]:
     Raises:
         DataError: With code ``groups-unreadable``.
     """
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            return {row["path"].replace("\\", "/"): row["source"] or "" for row in csv.DictReader(stream)}
-    except (OSError, KeyError, AttributeError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            "groups-unreadable", f"{file} is not a CSV with the columns path and source ({error!r})."
-        ) from error
+    return {path.replace("\\", "/"): source for path, source in _read_pairs(file, "path", "source").items()}
 
 
 def read_linked_groups(file: Path) -> dict[str, str]:
@@ -177,13 +171,21 @@ def read_linked_groups(file: Path) -> dict[str, str]:
     Raises:
         DataError: With code ``groups-unreadable``.
     """
+    return _read_pairs(file, "source", "same_as")
+
+
+def _read_pairs(file: Path, key: str, value: str) -> dict[str, str]:
+    """Read two columns of a CSV, of Excel's too; a missing value is empty."""
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
-            return {row["source"]: row["same_as"] or "" for row in csv.DictReader(stream)}
-    except (OSError, KeyError, AttributeError, UnicodeDecodeError, csv.Error) as error:
+            pairs = [(row[key], row[value] or "") for row in csv.DictReader(stream)]
+    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
-            "groups-unreadable", f"{file} is not a CSV with the columns source and same_as ({error!r})."
+            "groups-unreadable", f"{file} is not a CSV with the columns {key} and {value} ({error!r})."
         ) from error
+    if any(name is None for name, _ in pairs):
+        raise DataError("groups-unreadable", f"{file} has a row without {key}.")
+    return dict(pairs)
 
 
 def split_by_source(data: ClassFolders, share: float, seed: int) -> tuple[ClassFolders, ClassFolders]:
