@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -24,16 +25,23 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EXTENSIONS",
+    "OUTLIER",
     "ClassFolders",
     "ImageSet",
     "Sample",
     "Unreadable",
+    "folds_by_source",
+    "join_images",
     "load_images",
     "read_class_folders",
     "read_groups",
     "read_linked_groups",
+    "read_splits",
     "split_by_source",
 ]
+
+OUTLIER = -1
+"""Label of an image that shows none of the classes."""
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 """File name endings that a class folder is searched for, in lower case."""
@@ -67,6 +75,16 @@ class ClassFolders:
     class_names: tuple[str, ...]
     samples: tuple[Sample, ...]
 
+    def half(self, side: Literal["even", "odd"]) -> ClassFolders:
+        """Keep every other image of each class, in the order of their paths."""
+        seen: Counter[int] = Counter()
+        kept: list[Sample] = []
+        for sample in sorted(self.samples, key=lambda sample: sample.path):
+            if seen[sample.label] % 2 == (side == "odd"):
+                kept.append(sample)
+            seen[sample.label] += 1
+        return replace(self, samples=tuple(kept))
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 over names, sizes, labels and sources: the data set's identity in a bundle."""
@@ -99,8 +117,37 @@ class ClassFolders:
         linked = linked or {}
         samples = tuple(replace(sample, source=self._source(sample.path, groups, linked)) for sample in self.samples)
         if not any(sample.source for sample in samples):
-            raise DataError("groups-mismatch", f"No path in the groups file names an image under {self.root}.")
+            raise DataError("groups-mismatch", f"The groups name the source of no image under {self.root}.")
         return replace(self, samples=samples)
+
+    def with_sources(self, rule: str, linked: Mapping[str, str] | None = None) -> ClassFolders:
+        """Name each image's source by a rule.
+
+        Args:
+            rule: A CSV file with the columns ``path`` and ``source``; ``folder:N``, the N-th folder under
+                the class folder; or ``name:PATTERN``, what the regular expression (its first group, where it
+                has one) finds in the file name.
+            linked: Source to the source it stands for; empty to set a source aside.
+
+        Raises:
+            DataError: With code ``groups-unreadable``, ``groups-mismatch`` or ``bad-groups``.
+        """
+        kind, _, value = rule.partition(":")
+        if kind == "folder":
+            if not value.isdecimal() or int(value) < 1:
+                raise DataError("bad-groups", f"{rule!r} does not name a folder level; give folder:1 or deeper.")
+            return self.with_groups(self._by(lambda parts: "/".join(parts[1:-1][: int(value)])), linked)
+        if kind == "name":
+            try:
+                pattern = re.compile(value)
+            except re.error as error:
+                raise DataError("bad-groups", f"{value!r} is not a regular expression ({error}).") from None
+            return self.with_groups(self._by(lambda parts: _found(pattern, parts[-1])), linked)
+        return self.with_groups(read_groups(Path(rule)), linked)
+
+    def _by(self, name: Callable[[tuple[str, ...]], str]) -> dict[str, str]:
+        paths = (sample.path.relative_to(self.root) for sample in self.samples)
+        return {path.as_posix(): name(path.parts) for path in paths}
 
     def _source(self, path: Path, groups: Mapping[str, str], linked: Mapping[str, str]) -> str | None:
         depth = len(path.relative_to(self.root).parts)
@@ -110,6 +157,11 @@ class ClassFolders:
             if source is not None:
                 return linked.get(source, source) or None
         return None
+
+
+def _found(pattern: re.Pattern[str], name: str) -> str:
+    match = pattern.search(name)
+    return (match.group(1) if pattern.groups else match.group(0)) or "" if match else ""
 
 
 def read_class_folders(root: Path, class_names: Sequence[str] | None = None) -> ClassFolders:
@@ -147,6 +199,31 @@ def read_class_folders(root: Path, class_names: Sequence[str] | None = None) -> 
         hint = " Give the folder that holds the classes themselves." if (root / "TRAIN").is_dir() else ""
         raise DataError("empty-class", f"{str(error).split(' Supported')[0]}{hint}") from None
     return ClassFolders(root, names, tuple(Sample(Path(path), label, None) for path, label in listed))
+
+
+def read_splits(root: Path) -> dict[str, ClassFolders]:
+    """List a data set that is divided into splits, ``root/<SPLIT>/<CLASS>/``, or is one, ``root/<CLASS>/``.
+
+    Args:
+        root: The folder. Where none of its sub-folders holds an image itself, they are splits.
+
+    Returns:
+        The splits by name, all with the same classes; a data set that is not divided is named "".
+
+    Raises:
+        DataError: As `read_class_folders` does.
+    """
+    if not root.is_dir():
+        raise DataError("not-found", f"The data folder {root} does not exist.")
+    folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if not folders or any(_holds_images(folder) for folder in folders):
+        return {"": read_class_folders(root)}
+    names = sorted({entry.name for folder in folders for entry in folder.iterdir() if entry.is_dir()})
+    return {folder.name: read_class_folders(folder, names) for folder in folders}
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(entry.is_file() and entry.suffix.lower() in EXTENSIONS for entry in folder.iterdir())
 
 
 def _usable(name: str) -> bool:
@@ -191,9 +268,6 @@ def _read_pairs(file: Path, key: str, value: str) -> dict[str, str]:
 def split_by_source(data: ClassFolders, share: float, seed: int) -> tuple[ClassFolders, ClassFolders]:
     """Split into training and validation so that no source is on both sides, stratified by class.
 
-    Where sources are named, images without one are left out of both sides, since they could show a
-    field of the other side. Where none are, every image counts as its own source.
-
     Args:
         data: The data set.
         share: About this share of the images goes to validation, in (0, 0.5].
@@ -202,19 +276,43 @@ def split_by_source(data: ClassFolders, share: float, seed: int) -> tuple[ClassF
     Raises:
         DataError: With code ``too-few-sources``.
     """
+    return folds_by_source(data, round(1 / share), seed)[0]
+
+
+def folds_by_source(data: ClassFolders, folds: int, seed: int) -> list[tuple[ClassFolders, ClassFolders]]:
+    """Divide into folds so that no source is in two of them, stratified by class.
+
+    Where sources are named, images without one are left out of every fold, since they could show a
+    field of another. Where none are, every image counts as its own source.
+
+    Args:
+        data: The data set.
+        folds: How many, 2 or more; fewer where the scarcest class has fewer sources.
+        seed: Of the shuffle.
+
+    Returns:
+        Per fold, what to train on and what to validate on.
+
+    Raises:
+        DataError: With code ``too-few-sources``.
+    """
     grouped = any(sample.source for sample in data.samples)
     samples = [sample for sample in data.samples if sample.source or not grouped]
     groups = [sample.source or str(position) for position, sample in enumerate(samples)]
-    folds = round(1 / share)
     labels = np.array([sample.label for sample in samples])
-    if missing := [name for index, name in enumerate(data.class_names) if index not in set(labels.tolist())]:
+    lost = {sample.label for sample in data.samples} - set(labels.tolist())
+    if missing := [name for index, name in enumerate(data.class_names) if index in lost]:
         raise DataError("too-few-sources", f"No image of {', '.join(missing)} has a source; the split would lose it.")
     scarcest = min(len({g for g, y in zip(groups, labels, strict=True) if y == label}) for label in set(labels))
     if scarcest < 2:
         raise DataError("too-few-sources", "A class has a single source; it cannot be split into two sides.")
     splitter = StratifiedGroupKFold(min(folds, scarcest), shuffle=True, random_state=seed)
-    train, validation = next(iter(splitter.split(np.zeros(len(samples)), labels, groups)))
-    return tuple(replace(data, samples=tuple(samples[i] for i in side)) for side in (train, validation))  # type: ignore[return-value]
+    sides = splitter.split(np.zeros(len(samples)), labels, groups)
+    return [(_pick(data, samples, train), _pick(data, samples, validation)) for train, validation in sides]
+
+
+def _pick(data: ClassFolders, samples: Sequence[Sample], rows: Iterable[int]) -> ClassFolders:
+    return replace(data, samples=tuple(samples[row] for row in rows))
 
 
 @dataclass(frozen=True)
@@ -222,11 +320,13 @@ class ImageSet:
     """Labelled images in memory.
 
     Attributes:
-        pixels: (N, H, W, 3) uint8.
-        labels: Class indices (N,) int64, or one-hot (N, C).
+        pixels: (N, H, W, 3) uint8, with room around the input for augmentation where that was asked for.
+        labels: Class indices (N,) int64, `OUTLIER` for images of no class; or one-hot (N, C).
         sources: Index of each image's source, (N,) int64; images without one have their own.
         samples: Where each image came from.
         unreadable: Files that were left out.
+        domains: Number of the data set that each image belongs to (N,) int64; missing where there is one.
+        prepared: The network's input before normalisation (N, h, w, 3) uint8; missing where `pixels` is that.
     """
 
     pixels: torch.Tensor
@@ -234,10 +334,29 @@ class ImageSet:
     sources: torch.Tensor
     samples: tuple[Sample, ...]
     unreadable: tuple[Unreadable, ...] = ()
+    domains: torch.Tensor | None = None
+    prepared: torch.Tensor | None = None
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.pixels)
+
+    @property
+    def inputs(self) -> torch.Tensor:
+        """Exactly what `Preprocessing.prepare` gives, (N, h, w, 3) uint8."""
+        return self.pixels if self.prepared is None else self.prepared
+
+    def select(self, rows: Sequence[int]) -> ImageSet:
+        """Return a copy of some of the images."""
+        chosen = torch.tensor(rows, dtype=torch.long)
+        return ImageSet(
+            self.pixels[chosen],
+            self.labels[chosen],
+            self.sources[chosen],
+            tuple(self.samples[row] for row in rows),
+            domains=None if self.domains is None else self.domains[chosen],
+            prepared=None if self.prepared is None else self.prepared[chosen],
+        )
 
 
 def load_images(
@@ -261,19 +380,19 @@ def load_images(
         DataError: With code ``nothing-readable``.
     """
 
-    def load(sample: Sample) -> np.ndarray | Unreadable:
+    def load(sample: Sample) -> tuple[np.ndarray, np.ndarray] | Unreadable:
         try:
             rgb = decode(sample.path.read_bytes()).rgb
         except ImageError as error:
             return Unreadable(sample.path, error.code, error.message)
         except OSError as error:
             return Unreadable(sample.path, "unreadable", f"The file cannot be read ({error.strerror}).")
-        if margin > 1:
-            return crop_with_margin(rgb, preprocessing, margin)[0]
-        return preprocessing.prepare(rgb).pixels
+        plain = preprocessing.prepare(rgb).pixels
+        return plain, crop_with_margin(rgb, preprocessing, margin)[0] if margin > 1 else plain
 
     side = (round(preprocessing.height * margin), round(preprocessing.width * margin))
-    pixels = np.empty((len(samples), *side, 3), np.uint8)
+    inputs = np.empty((len(samples), preprocessing.height, preprocessing.width, 3), np.uint8)
+    pixels = np.empty((len(samples), *side, 3), np.uint8) if margin > 1 else inputs
     kept: list[Sample] = []
     unreadable: list[Unreadable] = []
     with ThreadPoolExecutor(workers) as pool:
@@ -281,7 +400,7 @@ def load_images(
             if isinstance(result, Unreadable):
                 unreadable.append(result)
             else:
-                pixels[len(kept)] = result
+                inputs[len(kept)], pixels[len(kept)] = result
                 kept.append(sample)
             if on_image:
                 on_image()
@@ -289,7 +408,30 @@ def load_images(
         raise DataError("nothing-readable", f"None of the {len(samples)} images can be read.")
     labels = torch.tensor([sample.label for sample in kept])
     return ImageSet(
-        torch.from_numpy(pixels[: len(kept)]), labels, _source_indices(kept), tuple(kept), tuple(unreadable)
+        torch.from_numpy(pixels[: len(kept)]),
+        labels,
+        _source_indices(kept),
+        tuple(kept),
+        tuple(unreadable),
+        prepared=torch.from_numpy(inputs[: len(kept)]) if margin > 1 else None,
+    )
+
+
+def join_images(sets: Sequence[ImageSet]) -> ImageSet:
+    """Put several data sets together; each becomes a domain, and their sources stay apart.
+
+    Args:
+        sets: With images of one size and labels as class indices.
+    """
+    offsets = np.cumsum([0, *(int(part.sources.max()) + 1 for part in sets)])
+    return ImageSet(
+        torch.cat([part.pixels for part in sets]),
+        torch.cat([part.labels for part in sets]),
+        torch.cat([part.sources + int(offset) for part, offset in zip(sets, offsets, strict=False)]),
+        tuple(sample for part in sets for sample in part.samples),
+        tuple(unreadable for part in sets for unreadable in part.unreadable),
+        torch.cat([torch.full((len(part),), number) for number, part in enumerate(sets)]),
+        torch.cat([part.inputs for part in sets]),
     )
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pipelines.run_folder import RunFolder
     from pipelines.summary import Cell, Slide
 
-__all__ = ["RESEARCH_ONLY", "Report"]
+__all__ = ["RESEARCH_ONLY", "Report", "render"]
 
 RESEARCH_ONLY = "For Research Use Only. Not for use in diagnostic procedures."
 """The wording of 21 CFR 809.10(c)(2)(i)."""
@@ -54,14 +54,19 @@ class Report:
         number = len(self._slides) + 1
         groups = [(name, [_for_page(cell) for cell in slide.cells(name)]) for name in self._common["class_names"]]
         around = {"before": _page(number - 1) if number > 1 else None, "after": None if last else _page(number + 1)}
-        html = _environment().get_template("slide.html").render(slide=slide, groups=groups, **around, **self._common)
+        html = render("slide.html", slide=slide, groups=groups, **around, **self._common)
         self._run.folder.write(f"report/slides/{_page(number)}", html.encode())
         self._slides.append((slide, f"slides/{_page(number)}"))
 
     def finish(self) -> None:
         """Write ``report/index.html``."""
-        html = _environment().get_template("index.html").render(slides=self._slides, **self._common)
+        html = render("index.html", slides=self._slides, **self._common)
         self._run.folder.write("report/index.html", html.encode())
+
+
+def render(template: str, **content: object) -> str:
+    """Fill in one of the page templates; everything in `content` is escaped."""
+    return _environment().get_template(template).render(**content)
 
 
 def _page(number: int) -> str:

@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 
 from core.dataset import (
+    OUTLIER,
+    folds_by_source,
+    join_images,
     load_images,
     read_class_folders,
     read_groups,
     read_linked_groups,
+    read_splits,
     split_by_source,
 )
 from core.errors import DataError
@@ -94,11 +98,71 @@ def read_class_folders_with_empty(root: Path) -> None:
 
 
 def test_groups_that_fit_no_image_are_refused(folders: Path) -> None:
-    with pytest.raises(DataError, match="No path"):
+    with pytest.raises(DataError, match="no image"):
         read_class_folders(folders).with_groups({"elsewhere/x.png": "s"})
     (folders.parent / "wrong.csv").write_text("file,field\na,b\n")
     with pytest.raises(DataError, match="columns path and source"):
         read_groups(folders.parent / "wrong.csv")
+
+
+def test_sources_by_folder_and_by_name(folders: Path) -> None:
+    (folders / "A" / "smear-1").mkdir()
+    (folders / "A" / "1.png").rename(folders / "A" / "smear-1" / "1.png")
+    data = read_class_folders(folders)
+    by_folder = {s.path.name: s.source for s in data.with_sources("folder:1").samples if s.source}
+    assert by_folder == {"1.png": "smear-1"}
+    by_name = data.with_sources(r"name:^(\d)")
+    assert {sample.source for sample in by_name.samples} == set("0123456789")
+    by_file = data.with_sources(str(folders.parent / "groups.csv"))
+    assert by_file.source_counts() == {"A": 4, "B": 4}
+    for wrong in ("folder:x", "folder:0", "name:("):
+        with pytest.raises(DataError, match=r"folder level|regular expression"):
+            data.with_sources(wrong)
+    with pytest.raises(DataError, match="no image"):
+        data.with_sources("name:zzz")
+
+
+def test_folds_divide_the_sources(folders: Path) -> None:
+    data = read_class_folders(folders).with_sources(str(folders.parent / "groups.csv"))
+    folds = folds_by_source(data, 4, 0)
+    assert len(folds) == 4
+    kept_out = [sample.path for _, validation in folds for sample in validation.samples]
+    assert sorted(kept_out) == sorted(sample.path for sample in data.samples)
+    for train, validation in folds:
+        assert not {s.source for s in train.samples} & {s.source for s in validation.samples}
+
+
+def test_halves_are_apart_and_whole(folders: Path) -> None:
+    data = read_class_folders(folders)
+    even, odd = data.half("even"), data.half("odd")
+    assert even.counts() == odd.counts() == {"A": 6, "B": 6}
+    assert {s.path for s in even.samples} | {s.path for s in odd.samples} == {s.path for s in data.samples}
+
+
+def test_splits_are_told_from_classes(folders: Path) -> None:
+    assert list(read_splits(folders)) == [""]
+    (folders.parent / "groups.csv").rename(folders.parent.parent / "groups.csv")
+    (folders.parent / "TEST" / "A").mkdir(parents=True)
+    (folders / "A" / "0.png").rename(folders.parent / "TEST" / "A" / "0.png")
+    splits = read_splits(folders.parent)
+    assert {name: data.counts() for name, data in splits.items()} == {
+        "TEST": {"A": 1, "B": 0},
+        "TRAIN": {"A": 11, "B": 12},
+    }
+
+
+def test_joined_sets_keep_their_sources_apart(folders: Path) -> None:
+    loaded = load_images(read_class_folders(folders).samples, Preprocessing(height=32, width=32), margin=1.25)
+    joined = join_images([loaded, loaded])
+    assert joined.pixels.shape == (48, 40, 40, 3)
+    assert joined.inputs.shape == (48, 32, 32, 3)
+    assert joined.sources.unique().numel() == 48
+    assert joined.domains is not None
+    assert joined.domains.tolist() == [0] * 24 + [1] * 24
+    part = joined.select([30, 2])
+    assert part.labels.tolist() == [joined.labels[30], joined.labels[2]]
+    assert part.inputs.shape == (2, 32, 32, 3)
+    assert OUTLIER not in joined.labels
 
 
 def test_a_class_with_one_source_cannot_be_split(folders: Path) -> None:

@@ -1,0 +1,366 @@
+"""Find what makes an evaluation too good to be true: ``python pipelines/audit.py DATA --out AUDIT``.
+
+Views of one microscope field, duplicates, conflicting labels, unreadable files, and what the splits of a
+data set share; as tables and as a page with the pairs side by side.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if __package__ in {None, ""}:  # started as a script: let the project's packages be found, not this folder's files
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import cv2
+import numpy as np
+import torch
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+from sklearn.metrics.cluster import pair_confusion_matrix
+from sklearn.neighbors import NearestNeighbors
+from threadpoolctl import threadpool_limits
+
+from core.dataset import ClassFolders, Sample, Unreadable, read_groups, read_linked_groups, read_splits
+from core.decoder import decode
+from core.errors import DataError, ImageError, SettingsError
+from core.grouping import ViewGroups
+from core.overlay import encode_jpeg, shrink_to
+from core.settings import Settings
+from core.views import Features, find_features
+from pipelines.command import run_command
+from pipelines.progress import Progress
+from pipelines.report import RESEARCH_ONLY, render
+from pipelines.tables import write_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["Audit", "AuditSettings", "Pair", "audit", "main"]
+
+_THUMBNAIL = 16
+_NEAR = 3.0
+"""Root-mean-square difference, in 8-bit levels over a 16x16 thumbnail, below which two images are near duplicates."""
+_PICTURE = 320
+
+
+class AuditSettings(Settings):
+    """Look for leaks in a data set (DATA/CLASS/**/IMAGE, or DATA/SPLIT/CLASS/**/IMAGE).
+
+    Finds images that show the same microscope field (rotated, sheared, shifted or mirrored), exact and near
+    duplicates, conflicting labels, unreadable files, and what the splits share. Writes groups.csv, which
+    train.py and evaluate.py take as --groups, further tables, and index.html.
+    """
+
+    data: CliPositionalArg[Path] = Field(description="folder of class folders, or of splits of class folders")
+    out: Path = Field(description="folder of the report")
+    compare: Path | None = Field(
+        None, description="CSV with the columns path and source: compare what is found with it"
+    )
+    linked_groups: Path | None = Field(
+        None, description="CSV with the columns source and same_as, for --compare: sources that show the same cell"
+    )
+    pictures: int = Field(60, ge=0, le=1000, description="most pairs of each kind that the page shows")
+    threads: int | None = Field(None, ge=1, description="threads (default: all cores)")
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One readable image: where it is, and what is kept of it."""
+
+    path: Path
+    name: str
+    split: str
+    label: str
+    digest: bytes
+    thumbnail: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two images that a person should look at, by their numbers, and why."""
+
+    one: int
+    other: int
+    reason: str
+
+
+class Audit:
+    """What was found.
+
+    Attributes:
+        entries: The readable images.
+        groups: Groups of entries that show one field, by their numbers.
+        unreadable: Files that could not be decoded.
+    """
+
+    def __init__(self, splits: dict[str, ClassFolders], root: Path, threads: int) -> None:
+        self.root = root
+        self.class_names = next(iter(splits.values())).class_names
+        self.splits = list(splits)
+        self.entries: list[_Entry] = []
+        self.unreadable: list[Unreadable] = []
+        self._views = ViewGroups()
+        work = [(split, data, sample) for split, data in splits.items() for sample in data.samples]
+        with Progress(len(work), "images") as progress, ThreadPoolExecutor(threads) as pool:
+            for block in _blocks(work, 64):
+                for result in pool.map(lambda item: self._read(*item), block):
+                    self._add(result)
+                    progress.advance()
+        if not self.entries:
+            raise DataError("nothing-readable", f"None of the {len(work)} images under {root} can be read.")
+        self.groups = self._views.groups()
+        self.group_of = {image: number for number, group in enumerate(self.groups) for image in group}
+
+    def _read(self, split: str, data: ClassFolders, sample: Sample) -> Unreadable | tuple[_Entry, Features]:
+        try:
+            rgb = decode(sample.path.read_bytes()).rgb
+        except ImageError as error:
+            return Unreadable(sample.path, error.code, error.message)
+        except OSError as error:
+            return Unreadable(sample.path, "unreadable", f"The file cannot be read ({error.strerror}).")
+        digest = hashlib.sha256(repr(rgb.shape).encode() + rgb.tobytes()).digest()
+        thumbnail = cv2.resize(rgb, (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA)
+        name = sample.path.relative_to(self.root).as_posix()
+        entry = _Entry(
+            sample.path, name, split, data.class_names[sample.label], digest, np.asarray(thumbnail, np.uint8)
+        )
+        return entry, find_features(rgb)
+
+    def _add(self, result: Unreadable | tuple[_Entry, Features]) -> None:
+        if isinstance(result, Unreadable):
+            self.unreadable.append(result)
+            return
+        entry, features = result
+        self._views.add(len(self.entries), features)
+        self.entries.append(entry)
+
+    def exact_duplicates(self) -> list[Pair]:
+        """Return pairs of images with the same pixels, each with the first of its kind."""
+        first: dict[bytes, int] = {}
+        pairs = [(first.setdefault(entry.digest, number), number) for number, entry in enumerate(self.entries)]
+        return [Pair(one, other, "same pixels") for one, other in pairs if one != other]
+
+    def near_duplicates(self) -> list[Pair]:
+        """Return pairs of images that look the same at 16x16 pixels and are not exact duplicates."""
+        pixels = np.stack([entry.thumbnail for entry in self.entries]).reshape(len(self.entries), -1)
+        neighbours = NearestNeighbors(radius=_NEAR * pixels.shape[1] ** 0.5, algorithm="brute")
+        found = neighbours.fit(pixels.astype(np.float32)).radius_neighbors(return_distance=False)
+        pairs = [(one, int(other)) for one, others in enumerate(found) for other in sorted(others) if one < other]
+        return [
+            Pair(one, other, "look the same")
+            for one, other in pairs
+            if self.entries[one].digest != self.entries[other].digest
+        ]
+
+    def shared(self) -> list[Pair]:
+        """Return, for every group that reaches over several splits, a pair of images across them."""
+        pairs = self._across(lambda entry: entry.split)
+        between = [frozenset((self.entries[pair.one].split, self.entries[pair.other].split)) for pair in pairs]
+        often = Counter(between)  # the pair of splits that shares least comes first: it is the surprise
+        order = sorted(range(len(pairs)), key=lambda place: (often[between[place]], place))
+        return [pairs[place] for place in order]
+
+    def conflicts(self) -> list[Pair]:
+        """Return, for every group whose images carry different labels, a pair of images that do."""
+        return self._across(lambda entry: entry.label)
+
+    def _across(self, key: Callable[[_Entry], str]) -> list[Pair]:
+        """Return one pair per group and per two values of `key` in it, one that agrees directly where there is one."""
+        found: dict[tuple[int, frozenset[str]], Pair] = {}
+        best: dict[tuple[int, frozenset[str]], int] = {}
+        for link in self._views.links:
+            values = frozenset((key(self.entries[link.image]), key(self.entries[link.other])))
+            where = (self.group_of[link.image], values)
+            if len(values) == 2 and link.registration.inliers > best.get(where, 0):
+                best[where] = link.registration.inliers
+                mirrored = ", mirrored" if link.registration.mirrored else ""
+                reason = f"{link.registration.inliers} features agree{mirrored}"
+                found[where] = Pair(link.other, link.image, reason)
+        for number, group in enumerate(self.groups):
+            first: dict[str, int] = {}
+            for image in group:
+                first.setdefault(key(self.entries[image]), image)
+            names = sorted(first)
+            for other in names[1:]:
+                where = (number, frozenset((names[0], other)))
+                found.setdefault(where, Pair(first[names[0]], first[other], "by way of other images of the group"))
+        return [found[where] for where in sorted(found, key=lambda item: (item[0], sorted(item[1])))]
+
+    def counts(self) -> list[dict[str, Any]]:
+        """Return images and sources per split and class."""
+        images = Counter((entry.split, entry.label) for entry in self.entries)
+        sources = {(entry.split, entry.label, self.group_of[number]) for number, entry in enumerate(self.entries)}
+        per_class = Counter((split, label) for split, label, _ in sources)
+        return [
+            {"split": split, "class": label, "images": images[split, label], "sources": per_class[split, label]}
+            for split in self.splits
+            for label in self.class_names
+        ]
+
+    def source(self, image: int) -> str:
+        """Return the name of the source that an image was put into."""
+        return f"field-{self.group_of[image] + 1:05d}"
+
+    def agreement(self, named: dict[str, str], linked: dict[str, str]) -> dict[str, Any]:
+        """Compare the groups with named ones, over all pairs of images that have a named source.
+
+        Args:
+            named: Path relative to the data set to source.
+            linked: Source to the source that it shows the same cell as.
+        """
+        found, truth = [], []
+        for number, entry in enumerate(self.entries):
+            source = named.get(entry.name)
+            if source:
+                found.append(self.group_of[number])
+                truth.append(linked.get(source) or source)
+        if not found:
+            raise DataError(
+                "groups-mismatch", "No path in the file given with --compare names an image of the data set."
+            )
+        (apart, merged), (split, together) = (pair_confusion_matrix(truth, found) // 2).tolist()
+        return {
+            "images": len(found),
+            "pairs": apart + merged + split + together,
+            "right": (apart + together) / max(1, apart + merged + split + together),
+            "same_found": together / max(1, together + split),
+            "found_same": together / max(1, together + merged),
+        }
+
+
+def audit(settings: AuditSettings) -> int:
+    """Run the command; return its exit code.
+
+    Raises:
+        LeukorayError: Where data or options cannot be used.
+    """
+    if settings.out.exists() and (not settings.out.is_dir() or any(settings.out.iterdir())):
+        raise SettingsError("report-exists", f"{settings.out} exists already; choose another folder or remove it.")
+    threads = settings.threads or torch.get_num_threads()
+    named = read_groups(settings.compare) if settings.compare else None
+    linked = read_linked_groups(settings.linked_groups) if settings.linked_groups else {}
+    cv2.setNumThreads(1)
+    with threadpool_limits(1):  # the images are the parallel part
+        result = Audit(read_splits(settings.data), settings.data, threads)
+    agreement = result.agreement(named, linked) if named is not None else None
+    settings.out.mkdir(parents=True, exist_ok=True)
+    record = _write(result, settings, agreement)
+    print(json.dumps(record["found"], indent=2))
+    print(f"report: {settings.out / 'index.html'}", file=sys.stderr)
+    return 0
+
+
+def _write(result: Audit, settings: AuditSettings, agreement: dict[str, Any] | None) -> dict[str, Any]:
+    out, entries = settings.out, result.entries
+    kinds = {
+        "shared": result.shared() if len(result.splits) > 1 else [],
+        "conflicts": result.conflicts(),
+        "exact": result.exact_duplicates(),
+        "near": result.near_duplicates(),
+    }
+    counts = result.counts()
+    write_table(
+        out / "groups.csv",
+        ("path", "source", "split", "class"),
+        ((entry.name, result.source(number), entry.split, entry.label) for number, entry in enumerate(entries)),
+    )
+    write_table(
+        out / "pairs.csv",
+        ("kind", "one", "other", "one_class", "other_class", "reason"),
+        (
+            (kind, entries[p.one].name, entries[p.other].name, entries[p.one].label, entries[p.other].label, p.reason)
+            for kind, pairs in kinds.items()
+            for p in pairs
+        ),
+    )
+    write_table(out / "counts.csv", ("split", "class", "images", "sources"), (row.values() for row in counts))
+    write_table(
+        out / "unreadable.csv",
+        ("path", "code", "message"),
+        ((u.path.relative_to(result.root).as_posix(), u.code, u.message) for u in result.unreadable),
+    )
+    record = {
+        "data": str(settings.data),
+        "found": {
+            "images": len(entries),
+            "sources": len(result.groups),
+            "sources_in_several_splits": len({result.group_of[p.one] for p in kinds["shared"]}),
+            "sources_with_conflicting_labels": len({result.group_of[p.one] for p in kinds["conflicts"]}),
+            "exact_duplicates": len(kinds["exact"]),
+            "near_duplicates": len(kinds["near"]),
+            "unreadable": len(result.unreadable),
+            "agreement": agreement,
+        },
+        "counts": counts,
+    }
+    (out / "audit.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    shown = {kind: _pictures(result, pairs[: settings.pictures], out, kind) for kind, pairs in kinds.items()}
+    page = render(
+        "audit.html",
+        record=record,
+        kinds=kinds,
+        shown=shown,
+        unreadable=[(u.path.relative_to(result.root).as_posix(), u.code, u.message) for u in result.unreadable],
+        splits=result.splits,
+        class_names=result.class_names,
+        research_only=RESEARCH_ONLY,
+        drawn=False,
+    )
+    (out / "index.html").write_text(page, encoding="utf-8")
+    return record
+
+
+def _pictures(result: Audit, pairs: Sequence[Pair], out: Path, kind: str) -> list[dict[str, Any]]:
+    """Write each pair side by side; return what the page says of it."""
+    shown: list[dict[str, Any]] = []
+    (out / "pairs").mkdir(exist_ok=True)
+    for number, pair in enumerate(pairs):
+        sides = [_fit(decode(result.entries[image].path.read_bytes()).rgb) for image in (pair.one, pair.other)]
+        name = f"pairs/{kind}-{number:04d}.jpg"
+        (out / name).write_bytes(encode_jpeg(np.hstack(sides)))
+        shown.append(
+            {
+                "picture": name,
+                "one": result.entries[pair.one],
+                "other": result.entries[pair.other],
+                "source": result.source(pair.one),
+                "reason": pair.reason,
+            }
+        )
+    return shown
+
+
+def _fit(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Shrink or enlarge an image to a frame of 320x240, keeping its shape."""
+    small, _ = shrink_to(rgb, _PICTURE)
+    frame = np.full((_PICTURE * 3 // 4, _PICTURE, 3), 255, np.uint8)
+    factor = min(frame.shape[0] / small.shape[0], frame.shape[1] / small.shape[1])
+    size = (max(1, int(small.shape[1] * factor)), max(1, int(small.shape[0] * factor)))
+    part = np.asarray(cv2.resize(small, size, interpolation=cv2.INTER_AREA), np.uint8)
+    frame[: part.shape[0], : part.shape[1]] = part
+    return frame
+
+
+def _blocks(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
+    iterator = iter(items)
+    while block := list(islice(iterator, size)):
+        yield block
+
+
+def main() -> int:
+    """Entry point of the command."""
+    return run_command(AuditSettings, audit)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""`audit`, whole: leaks, duplicates and conflicts that were put there are found, and shown."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from core.dataset import read_groups
+from core.errors import DataError, SettingsError
+from core.synthetic import draw_field
+from pipelines.audit import AuditSettings, audit
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+def save(path: Path, rgb: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+
+
+def turned(rgb: np.ndarray, angle: float) -> np.ndarray:
+    matrix = cv2.getRotationMatrix2D((160, 120), angle, 1)
+    return np.asarray(cv2.warpAffine(rgb, matrix, (320, 240)), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    """Two splits: field 0 leaks, field 1 has two labels, field 2 is there twice, one file is broken."""
+    root = tmp_path_factory.mktemp("audit")
+    rng = np.random.default_rng(6)
+    fields = [draw_field("NEUTROPHIL", rng) for _ in range(6)]
+    data = root / "data"
+    save(data / "TRAIN" / "NEUTROPHIL" / "a.png", fields[0])
+    save(data / "TEST" / "NEUTROPHIL" / "b.png", turned(fields[0], 12)[:, ::-1])
+    save(data / "TRAIN" / "NEUTROPHIL" / "c.png", fields[1])
+    save(data / "TRAIN" / "EOSINOPHIL" / "d.png", turned(fields[1], -9))
+    save(data / "TRAIN" / "NEUTROPHIL" / "e.png", fields[2])
+    save(data / "TRAIN" / "NEUTROPHIL" / "f.bmp", fields[2])
+    save(data / "TRAIN" / "NEUTROPHIL" / "g.jpg", fields[3])
+    cv2.imwrite(str(data / "TRAIN" / "NEUTROPHIL" / "h.jpg"), fields[3][..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 70])
+    save(data / "TEST" / "EOSINOPHIL" / "i.png", fields[4])
+    save(data / "TEST" / "NEUTROPHIL" / "j.png", fields[5])
+    (data / "TEST" / "NEUTROPHIL" / "<b>broken.jpg").write_bytes(b"nothing")
+    settings = AuditSettings.model_validate({"data": data, "out": root / "report"})
+    assert audit(settings) == 0
+    return root / "report", json.loads((root / "report" / "audit.json").read_text())
+
+
+def test_what_was_put_there_is_found(report: tuple[Path, dict]) -> None:
+    folder, record = report
+    assert record["found"] == {
+        "images": 10,
+        "sources": 6,
+        "sources_in_several_splits": 1,
+        "sources_with_conflicting_labels": 1,
+        "exact_duplicates": 1,
+        "near_duplicates": 1,
+        "unreadable": 1,
+        "agreement": None,
+    }
+    with (folder / "pairs.csv").open() as stream:
+        pairs = {row["kind"]: (row["one"], row["other"], row["reason"]) for row in csv.DictReader(stream)}
+    assert set(pairs["shared"][:2]) == {"TRAIN/NEUTROPHIL/a.png", "TEST/NEUTROPHIL/b.png"}
+    assert "mirrored" in pairs["shared"][2]
+    assert set(pairs["conflicts"][:2]) == {"TRAIN/NEUTROPHIL/c.png", "TRAIN/EOSINOPHIL/d.png"}
+    assert set(pairs["exact"][:2]) == {"TRAIN/NEUTROPHIL/e.png", "TRAIN/NEUTROPHIL/f.bmp"}
+    assert set(pairs["near"][:2]) == {"TRAIN/NEUTROPHIL/g.jpg", "TRAIN/NEUTROPHIL/h.jpg"}
+
+
+def test_the_groups_can_be_given_to_train_and_evaluate(report: tuple[Path, dict]) -> None:
+    groups = read_groups(report[0] / "groups.csv")
+    assert groups["TRAIN/NEUTROPHIL/a.png"] == groups["TEST/NEUTROPHIL/b.png"]
+    assert len(set(groups.values())) == 6
+
+
+def test_the_page_shows_the_pairs_and_escapes_names(report: tuple[Path, dict]) -> None:
+    folder, _ = report
+    page = (folder / "index.html").read_text()
+    assert "&lt;b&gt;broken.jpg" in page
+    assert "<b>broken" not in page
+    pictures = list((folder / "pairs").glob("*.jpg"))
+    assert len(pictures) == 4
+    assert all(f"pairs/{picture.name}" in page for picture in pictures)
+    picture = cv2.imread(str(pictures[0]))
+    assert picture is not None
+    assert picture.shape == (240, 640, 3)
+
+
+def test_named_sources_are_compared(report: tuple[Path, dict], tmp_path: Path) -> None:
+    data = report[0].parent / "data"
+    command = [sys.executable, "pipelines/audit.py", str(data), "--out", str(tmp_path / "r"), "--pictures", "0"]
+    command += ["--compare", str(report[0] / "groups.csv")]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    agreement = json.loads(done.stdout)["agreement"]
+    assert agreement == {"images": 10, "pairs": 45, "right": 1.0, "same_found": 1.0, "found_same": 1.0}
+
+
+def test_what_cannot_be_used_is_refused(report: tuple[Path, dict], tmp_path: Path) -> None:
+    def run(data: Path, out: Path) -> int:
+        return audit(AuditSettings.model_validate({"data": data, "out": out}))
+
+    with pytest.raises(SettingsError, match="exists already"):
+        run(report[0].parent / "data", report[0])
+    with pytest.raises(DataError, match="does not exist"):
+        run(tmp_path / "nowhere", tmp_path / "r")
+    (tmp_path / "data" / "A").mkdir(parents=True)
+    (tmp_path / "data" / "B").mkdir()
+    for kind in "AB":
+        (tmp_path / "data" / kind / "x.jpg").write_bytes(b"nothing")
+    with pytest.raises(DataError, match="None of the 2 images"):
+        run(tmp_path / "data", tmp_path / "r")
