@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from torchvision.models import ResNet
 
-__all__ = ["Bundle", "BundleRecord", "load_bundle", "round_weights", "save_bundle"]
+__all__ = ["CARD", "METRICS", "Bundle", "BundleRecord", "load_bundle", "round_weights", "save_bundle"]
 
 CONFIG, WEIGHTS, METRICS, CARD = "config.json", "model.safetensors", "metrics.json", "README.md"
 

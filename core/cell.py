@@ -18,7 +18,7 @@ from core.settings import Settings
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Box", "CellFinder", "find_nucleus"]
+__all__ = ["Box", "CellFinder", "find_nucleus", "find_white_cell"]
 
 _WORKING_SIDE = 160
 """The search runs on a copy whose longer side has this many pixels: enough to see a nucleus."""
@@ -88,6 +88,37 @@ def find_nucleus(rgb: NDArray[np.uint8]) -> Box | None:
     scale_x, scale_y = rgb.shape[1] / small.shape[1], rgb.shape[0] / small.shape[0]
     left, top, right, bottom = found
     return Box(left * scale_x, top * scale_y, right * scale_x, bottom * scale_y)
+
+
+def find_white_cell(rgb: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
+    """Find the white cell's pixels by colour, nucleus and cytoplasm; to judge heatmaps by, not to classify.
+
+    Cytoplasm is what touches the nucleus, lies within its crop, and is more lilac than plasma and red cells:
+    at least a sixth of the way from their colour index to the nucleus's.
+
+    Args:
+        rgb: Image, (H, W, 3) uint8.
+
+    Returns:
+        Mask (H, W), or None where there is no nucleus.
+    """
+    factor = max(rgb.shape[:2]) / _WORKING_SIDE
+    small = _shrink(rgb, factor) if factor > 1 else rgb
+    purple, crop = _purple(small), CellFinder.model_validate({}).box(small)
+    if purple is None or crop is None:
+        return None
+    _, green, blue = cv2.split(small)
+    index = cv2.GaussianBlur(cv2.subtract(blue, green), (5, 5), 0)
+    around, nucleus = float(np.median(index[purple == 0])), float(np.median(index[purple == 1]))
+    inside = np.zeros(purple.shape, bool)
+    inside[int(crop.top) : int(crop.bottom), int(crop.left) : int(crop.right)] = True
+    lilac = np.asarray((index > around + (nucleus - around) / 6) & inside, np.uint8)
+    lilac = cv2.morphologyEx(lilac, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3, 3)))
+    _, parts = cv2.connectedComponents(np.asarray(np.logical_or(lilac, (purple == 1) & inside), np.uint8))
+    share = np.bincount(parts[(purple == 1) & inside], minlength=2)
+    share[0] = 0
+    cell = np.isin(parts, np.flatnonzero(share >= max(1, share.max() // 5))).astype(np.uint8)
+    return cv2.resize(cell, (rgb.shape[1], rgb.shape[0]), interpolation=cv2.INTER_NEAREST).astype(bool)
 
 
 def _shrink(rgb: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:

@@ -23,6 +23,7 @@ class Confidence(Settings):
 
     temperature: float = Field(1.0, gt=0, description="logits are divided by it before softmax (Guo et al. 2017)")
     min_confidence: float = Field(0.0, ge=0, le=1, description="below it a cell is flagged low-confidence")
+    risk: float = Field(0.0, ge=0, le=1, description="error rate aimed at among cells at or above min_confidence")
     max_ood: float = Field(1e30, description="above it a cell is flagged out-of-distribution")
     chosen_on: str = Field("nothing", description="the images that these numbers were chosen on")
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Metrics", "measure", "measure_by_source"]
+__all__ = ["Metrics", "measure"]
 
 
 class Metrics(Settings):
@@ -55,23 +55,3 @@ def measure(probabilities: NDArray[np.floating], labels: NDArray[np.integer], cl
         report=dict(report),
         confusion=confusion_matrix(truth, predicted, labels=indices).tolist(),
     )
-
-
-def measure_by_source(
-    probabilities: NDArray[np.floating],
-    labels: NDArray[np.integer],
-    sources: NDArray[np.integer],
-    class_names: Sequence[str],
-) -> Metrics:
-    """Compare per source: the mean probability of a source's images against its label.
-
-    Args:
-        probabilities: (N, C).
-        labels: Class indices (N,).
-        sources: Index of each image's source (N,); the images of a source share their label.
-        class_names: C names.
-    """
-    keys, first, inverse = np.unique(sources, return_index=True, return_inverse=True)
-    sums = np.zeros((len(keys), probabilities.shape[1]))
-    np.add.at(sums, inverse, probabilities)
-    return measure(sums / sums.sum(axis=1, keepdims=True), labels[first], class_names)

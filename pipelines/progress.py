@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "say"]
 
 
 class Progress:
@@ -66,3 +66,8 @@ class Progress:
         ending = f"{left:,.0f} s left" if self._done < self._total else f"in {seconds:,.1f} s"
         line = f"{self._done:,} of {self._total:,} {self._unit}, {rate:,.1f} {self._unit}/s, {ending}"
         print(line, file=sys.stderr, flush=True)
+
+
+def say(text: str) -> None:
+    """Tell the user something, on standard error."""
+    print(text, file=sys.stderr, flush=True)

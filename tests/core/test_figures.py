@@ -11,7 +11,7 @@ from core.calibration import fit_confidence
 from core.cell import Box
 from core.differential import share
 from core.errors import SettingsError
-from core.metrics import measure, measure_by_source
+from core.metrics import measure
 from core.overlay import heatmap, lay_back, overlay, panel, shrink_to
 from core.synthetic import CLASS_NAMES, ODDITIES, draw_field
 
@@ -50,21 +50,25 @@ def test_metrics_of_a_known_table() -> None:
     assert measure(probabilities, np.eye(2)[[0, 1, 1, 1]], ["A", "B"]) == metrics
 
 
-def test_a_source_counts_once() -> None:
-    probabilities = np.array([[0.9, 0.1], [0.1, 0.9], [0.8, 0.2], [0.2, 0.8]])
-    by_source = measure_by_source(probabilities, np.array([0, 0, 0, 1]), np.array([5, 5, 5, 2]), ["A", "B"])
-    assert by_source.n == 2
-    assert by_source.accuracy == 1.0
-
-
 def test_the_temperature_of_overconfident_logits_is_found() -> None:
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(6_000, 4)) * 2
     labels = np.array([rng.choice(4, p=row) for row in softmax(logits, axis=1)])
     confidence = fit_confidence(logits * 3, labels, on="a simulation")
     assert confidence.temperature == pytest.approx(3, rel=0.08)
-    calibrated = softmax(logits * 3 / confidence.temperature, axis=1).max(axis=1)
-    assert (calibrated < confidence.min_confidence).mean() == pytest.approx(0.1, abs=0.005)
+
+
+def test_the_flag_keeps_the_risk_that_was_asked_for() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(6_000, 4)) * 4  # 18 % wrong, 9 % of the surest three quarters
+    labels = np.array([rng.choice(4, p=row) for row in softmax(logits, axis=1)])
+    confidence = fit_confidence(logits, labels, risk=0.12, on="a simulation")
+    probabilities = softmax(logits / confidence.temperature, axis=1)
+    kept = probabilities.max(axis=1) >= confidence.min_confidence
+    assert (probabilities.argmax(axis=1) != labels)[kept].mean() == pytest.approx(0.12, abs=0.002)
+    assert confidence.risk == 0.12
+    strict = fit_confidence(logits, labels, risk=0.0001, on="a simulation")
+    assert (probabilities.max(axis=1) < strict.min_confidence).mean() == pytest.approx(0.25, abs=0.001)
 
 
 def test_a_map_is_laid_back_onto_its_box() -> None:

@@ -1,0 +1,61 @@
+"""Writing down what was looked at: an evaluation becomes part of its bundle's metrics and card."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from core.bundle import CARD, METRICS, load_bundle
+from pipelines.card import write_card
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["record_look"]
+
+_LEFT_OUT = ("reliability", "risk_coverage")
+
+
+def record_look(folder: Path, name: str, record: dict[str, Any]) -> None:
+    """Add one evaluation to a bundle's ``metrics.json`` and write its card anew.
+
+    A second look at the same data under the same name replaces the figures and is counted.
+
+    Args:
+        folder: The bundle.
+        name: What the evaluation is called in the card.
+        record: As ``evaluation.json`` has it.
+
+    Raises:
+        BundleError: Where the bundle cannot be read.
+    """
+    bundle = load_bundle(folder)
+    metrics = bundle.metrics
+    looks = metrics.setdefault("looks", {})
+    kept = {key: value for key, value in record.items() if key not in {"bundle", "comparison"}}
+    kept["evaluation"] = _short(record["evaluation"])
+    if record["notebook"]:
+        kept["notebook"] = {**record["notebook"], "evaluation": _short(record["notebook"]["evaluation"])}
+    kept["data"] = {key: value for key, value in record["data"].items() if key != "path"}
+    kept["looks"] = looks.get(name, {}).get("looks", 0) + 1
+    kept["when"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    looks[name] = kept
+    _replace(folder / METRICS, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+    _replace(folder / CARD, write_card(folder.name, bundle.class_names, bundle.record, metrics))
+
+
+def _short(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the curves, which the report has."""
+    levels = {
+        level: {key: value for key, value in evaluation[level].items() if key not in _LEFT_OUT}
+        for level in ("image", "source")
+    }
+    return evaluation | levels
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

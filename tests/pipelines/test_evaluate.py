@@ -1,0 +1,170 @@
+"""`evaluate` and `export`, whole: tables, page, protocol, comparison, unknown types; the ONNX file's numbers."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from core.bundle import Bundle, load_bundle
+from core.errors import DataError, SettingsError
+from core.gradcam import normalise_maps, one_pass_gradcam
+from core.network import forward
+from core.synthetic import CLASS_NAMES, draw_field
+from pipelines.evaluate import EvaluateSettings, run
+from pipelines.export import ExportSettings, export
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders of drawings, two views of each of five fields per class, debris, and one broken file."""
+    root = tmp_path_factory.mktemp("evaluate")
+    rng = np.random.default_rng(12)
+    for kind in (*CLASS_NAMES, "DEBRIS"):
+        (root / "cells" / kind).mkdir(parents=True)
+        for field in range(5):
+            rgb = draw_field("MONOCYTE", rng)[..., ::-1] if kind == "DEBRIS" else draw_field(kind, rng)
+            for view, picture in enumerate((rgb, rgb[:, ::-1])):
+                bgr = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2BGR)
+                cv2.imwrite(str(root / "cells" / kind / f"{kind}{field}-{view}.png"), bgr)
+    (root / "cells" / "MONOCYTE" / "broken.png").write_bytes(b"nothing")
+    return root / "cells"
+
+
+@pytest.fixture(scope="module")
+def bundles(small_bundle: Path, shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Copies of the shipped bundle and of one with random weights."""
+    folder = tmp_path_factory.mktemp("bundles")
+    for name, source in (("shipped", shipped), ("random", small_bundle)):
+        shutil.copytree(source, folder / name)
+    return folder / "shipped", folder / "random"
+
+
+def settings(bundle: Path, data: Path, out: Path, **options: object) -> EvaluateSettings:
+    given = {"bundle": bundle, "data": data, "out": out, "groups": r"name:^(\w+)-", "unknown": ["DEBRIS"]}
+    return EvaluateSettings.model_validate(given | {"resamples": 100, "device": "cpu"} | options)
+
+
+@pytest.fixture(scope="module")
+def report(bundles: tuple[Path, Path], data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("report") / "r"
+    options = {"compare": bundles[1], "protocol": "notebook", "record": "drawings"}
+    assert run(settings(bundles[0], data, out, **options)) == 0
+    return out
+
+
+def test_everything_is_measured_and_written(report: Path) -> None:
+    record = json.loads((report / "evaluation.json").read_text())
+    assert record["evaluation"]["image"]["n"] == 40
+    assert record["evaluation"]["source"]["n"] == record["evaluation"]["sources"] == 20
+    assert record["data"]["unreadable"] == 1
+    assert record["data"]["grouped"]
+    assert record["unknown"]["n"] == 10
+    assert 0 <= record["unknown"]["auroc"]["low"] <= record["unknown"]["auroc"]["value"] <= 1
+    assert record["comparison"]["source_accuracy"]["value"] > 0
+    assert record["heatmaps"]["n"] == 40
+    assert {path.name for path in report.iterdir()} >= {
+        "index.html",
+        "predictions.csv",
+        "scores.csv",
+        "confusion.csv",
+        "reliability.csv",
+        "risk_coverage.csv",
+        "confusion.png",
+        "reliability.png",
+        "risk_coverage.png",
+        "ood.png",
+    }
+    with (report / "predictions.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 50
+    assert {row["label"] for row in rows} == {*CLASS_NAMES, "DEBRIS"}
+    known = [row for row in rows if row["label"] != "DEBRIS"]
+    right = np.mean([row["label"] == row["predicted"] for row in known])
+    assert right == pytest.approx(record["evaluation"]["image"]["accuracy"]["value"])
+
+
+def test_the_notebooks_split_is_stratified_and_warned_about(report: Path) -> None:
+    part = json.loads((report / "evaluation.json").read_text())["notebook"]
+    assert (part["validation_images"], part["test_images"]) == (12, 28)
+    assert part["sources_also_in_validation"] > 0
+    page = (report / "index.html").read_text()
+    assert "also among its 12 validation images" in page
+    assert "For Research Use Only. Not for use in diagnostic procedures." in page
+
+
+def test_the_notebooks_split_has_the_notebooks_supports(blood_cells: Path, shipped: Path, tmp_path: Path) -> None:
+    groups = str(blood_cells / "sources.csv")
+    options = {"groups": groups, "unknown": [], "protocol": "notebook", "resamples": 0, "mistakes": 2}
+    assert run(settings(shipped, blood_cells / "images" / "TEST", tmp_path / "r", **options)) == 0
+    part = json.loads((tmp_path / "r" / "evaluation.json").read_text())["notebook"]
+    image = part["evaluation"]["image"]
+    assert [image["per_class"][name]["support"] for name in CLASS_NAMES] == [436, 434, 434, 436]
+    assert part["sources"] == 71
+    assert len(list((tmp_path / "r" / "mistakes").glob("*.jpg"))) == 2
+
+
+def test_a_look_is_written_into_the_bundle(report: Path, bundles: tuple[Path, Path], data: Path) -> None:
+    before = load_bundle(bundles[0])
+    look = before.metrics["looks"]["drawings"]
+    assert look["looks"] == 1
+    assert look["evaluation"]["image"]["n"] == 40
+    assert look["data"]["fingerprint"]
+    card = (bundles[0] / "README.md").read_text()
+    assert "| drawings, images | 40 |" in card
+    assert run(settings(bundles[0], data, report.parent / "again", record="drawings", resamples=0)) == 0
+    after = load_bundle(bundles[0])
+    assert after.metrics["looks"]["drawings"]["looks"] == 2
+    assert after.id == before.id
+
+
+def test_unnamed_class_folders_and_other_mistakes_are_refused(
+    bundles: tuple[Path, Path], data: Path, report: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match="--unknown"):
+        run(settings(bundles[0], data, tmp_path / "r", unknown=[]))
+    with pytest.raises(SettingsError, match="exists already"):
+        run(settings(bundles[0], data, report))
+    with pytest.raises(DataError, match="no image"):
+        run(settings(bundles[0], data, tmp_path / "r", groups="name:zzz"))
+    for kind in ("EOSINOPHIL", "LYMPHOCYTE"):
+        (tmp_path / "bad" / kind).mkdir(parents=True)
+        (tmp_path / "bad" / kind / "x.jpg").write_bytes(b"nothing")
+    with pytest.raises(DataError, match="No readable image"):
+        run(settings(bundles[0], tmp_path / "bad", tmp_path / "r", groups=None))
+    assert not (tmp_path / "r").exists()
+
+
+def test_the_onnx_file_gives_the_same_logits_and_maps(bundle: Bundle, small_bundle: Path, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    command = [sys.executable, "pipelines/export.py", str(small_bundle), "--out", str(tmp_path / "b.onnx")]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "differs from PyTorch" in done.stderr
+    with pytest.raises(SettingsError, match="exists already"):
+        export(ExportSettings(bundle=small_bundle, out=tmp_path / "b.onnx"))
+    session = onnxruntime.InferenceSession(tmp_path / "b.onnx", providers=["CPUExecutionProvider"])
+    rng = np.random.default_rng(3)
+    pixels = np.stack([bundle.record.preprocessing.prepare(draw_field(kind, rng)).pixels for kind in CLASS_NAMES])
+    logits, maps = session.run(["logits", "class_maps"], {"pixels": pixels})
+    with torch.inference_mode():
+        outputs = forward(bundle.network, bundle.record.preprocessing.normalise(torch.from_numpy(pixels)))
+    np.testing.assert_allclose(logits, outputs.logits.numpy(), atol=1e-4)
+    for label in range(len(CLASS_NAMES)):
+        classes = torch.full((len(pixels),), label)
+        expected = normalise_maps(one_pass_gradcam(outputs.feature_map, bundle.network.fc.weight.detach(), classes))
+        found = normalise_maps(torch.from_numpy(maps[:, label]).relu())
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    record = json.loads(session.get_modelmeta().custom_metadata_map["leukoray"])
+    assert record["bundle"] == bundle.id
+    assert record["class_names"] == list(CLASS_NAMES)
