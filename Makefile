@@ -3,7 +3,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help demo test check format bench clean
+.PHONY: help demo test check format bench model figures clean
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -36,6 +36,16 @@ format: .venv/installed-dev ## format the code
 
 bench: .venv/installed-dev ## measure speed and memory on your images: make bench DATA=folder
 	@$(BIN)/python benchmarks/batch.py $(or $(DATA),demo/slides)
+
+SHARED := $(or $(DATA),../shared/data)
+
+model: .venv/installed ## train the shipped bundle anew, into models/new: make model DATA=folder with blood-cells and pbc
+	@$(BIN)/python pipelines/train.py $(SHARED)/blood-cells/images/TRAIN --out models/new --weights none --folds 3 \
+		--groups $(SHARED)/blood-cells/sources.csv --linked-groups models/blood-cells-linked.csv \
+		--also $(SHARED)/pbc/images --also-half even --outliers BASOPHIL --samples 0
+
+figures: .venv/installed ## measure the shipped bundle anew and write its card and the README's table
+	@$(BIN)/python pipelines/figures.py $(SHARED) --out runs/figures
 
 clean: ## remove what demo and tests made; the environment stays
 	rm -rf demo .pytest_cache .ruff_cache

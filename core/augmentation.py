@@ -16,7 +16,11 @@ _YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 
 
 class Augmentation(Settings):
-    """Flips, rotation, scale, shift and colour jitter; each amount is a range drawn per image."""
+    """Flips, rotation, scale, shift, colour jitter, stain, light, blur and noise; amounts are ranges, drawn per image.
+
+    Stain and light change in optical density, where Beer-Lambert's law makes them linear (Ruifrok and Johnston
+    2001; as augmentation: Tellez et al. 2019, doi:10.1016/j.media.2019.101544).
+    """
 
     horizontal_flip: bool = Field(True, description="mirror left-right with probability 0.5")
     vertical_flip: bool = Field(True, description="mirror top-bottom with probability 0.5")
@@ -27,6 +31,14 @@ class Augmentation(Settings):
     contrast: float = Field(0.2, ge=0, lt=1, description="largest change of contrast, as a share")
     saturation: float = Field(0.2, ge=0, lt=1, description="largest change of saturation, as a share")
     hue: float = Field(0.05, ge=0, le=0.5, description="largest turn of hue, in turns")
+    density: float = Field(0.0, ge=0, le=2, description="largest change of stain density, as a natural logarithm")
+    stain: float = Field(
+        0.0, ge=0, le=1, description="largest change of each channel's density, and twice the mixing between channels"
+    )
+    illumination: float = Field(0.0, ge=0, le=1, description="largest shift of each channel's optical density")
+    blur: float = Field(0.0, ge=0, le=3, description="largest Gaussian blur, standard deviation in pixels")
+    blur_share: float = Field(0.4, ge=0, le=1, description="share of the views that are blurred")
+    noise: float = Field(0.0, ge=0, le=64, description="largest standard deviation of grey noise, in 8-bit levels")
     margin: float = Field(1.0, ge=1, le=2, description="side that is kept in memory around the input, relative")
 
     def apply(self, pixels: torch.Tensor, height: int, width: int, generator: torch.Generator) -> torch.Tensor:
@@ -43,7 +55,14 @@ class Augmentation(Settings):
         """
         images = pixels.permute(0, 3, 1, 2).float()
         views = self._warp(images, height, width, generator)
-        return self._jitter(views, generator).clamp_(0, 255)
+        views = self._jitter(views, generator)
+        if self.density or self.stain or self.illumination:
+            views = self._restain(views, generator)
+        if self.blur:
+            views = self._blurred(views, generator)
+        if self.noise:
+            views = views + self._grain(len(views), height, width, generator).to(views.device)
+        return views.clamp_(0, 255)
 
     def _warp(self, images: torch.Tensor, height: int, width: int, generator: torch.Generator) -> torch.Tensor:
         count = len(images)
@@ -62,10 +81,8 @@ class Augmentation(Settings):
         )
         matrix[:, 0] *= width / images.shape[3]
         matrix[:, 1] *= height / images.shape[2]
-        grid = functional.affine_grid(matrix, [count, 3, height, width], align_corners=False)
-        return functional.grid_sample(
-            images, grid.to(images.device), mode="bilinear", padding_mode="reflection", align_corners=False
-        )
+        grid = _grid(matrix.to(images.device), height, width)
+        return functional.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
     def _jitter(self, views: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         count = len(views)
@@ -78,6 +95,50 @@ class Augmentation(Settings):
         brightness = (1 + _uniform(count, self.brightness, generator)).to(views.device).view(-1, 1, 1, 1)
         mean = views.mean(dim=(1, 2, 3), keepdim=True)
         return ((views - mean) * contrast + mean) * brightness
+
+    def _restain(self, views: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Scale, mix and shift the channels' optical densities."""
+        count = len(views)
+        mixing = torch.eye(3) + _uniform(count * 9, self.stain / 2, generator).view(count, 3, 3)
+        scale = _uniform(count, self.density, generator).view(-1, 1) + _channels(count, self.stain, generator)
+        shift = _channels(count, self.illumination, generator).view(count, 3, 1, 1)
+        matrix = scale.exp().unsqueeze(2) * mixing
+        density = -(views.clamp(1, 255) / 255).log()
+        density = torch.einsum("nij,njhw->nihw", matrix.to(views.device), density) + shift.to(views.device)
+        return 255 * torch.exp(-density.clamp_min(0))
+
+    def _grain(self, count: int, height: int, width: int, generator: torch.Generator) -> torch.Tensor:
+        """Draw grey noise, (N, 1, height, width), each image's of its own strength."""
+        strength = torch.rand(count, 1, 1, 1, generator=generator) * self.noise
+        return torch.randn(count, 1, height, width, generator=generator) * strength
+
+    def _blurred(self, views: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Blur some of the views, each by its own amount."""
+        count, channels = views.shape[:2]
+        amount = torch.rand(count, generator=generator) * self.blur
+        chosen = torch.rand(count, generator=generator) < self.blur_share
+        sigma = torch.where(chosen, amount, torch.zeros(count)).clamp_min(0.05)
+        reach = math.ceil(2 * self.blur)
+        offsets = torch.arange(-reach, reach + 1)
+        kernels = torch.exp(-(offsets**2) / (2 * sigma[:, None] ** 2))
+        kernels = (kernels / kernels.sum(1, keepdim=True)).repeat_interleave(channels, 0).to(views.device)
+        flat = views.reshape(1, count * channels, *views.shape[2:])
+        flat = functional.pad(flat, (reach, reach, 0, 0), mode="reflect")
+        flat = functional.conv2d(flat, kernels[:, None, None, :], groups=count * channels)
+        flat = functional.pad(flat, (0, 0, reach, reach), mode="reflect")
+        return functional.conv2d(flat, kernels[:, None, :, None], groups=count * channels).view_as(views)
+
+
+def _grid(matrix: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Return what `affine_grid` does for (N, 2, 3) matrices, (N, height, width, 2), in a tenth of the time."""
+    x = (2 * torch.arange(width, device=matrix.device) + 1) / width - 1
+    y = (2 * torch.arange(height, device=matrix.device) + 1) / height - 1
+    across, down, shift = (matrix[:, :, column, None, None] for column in range(3))
+    return (across * x + (down * y[:, None] + shift)).permute(0, 2, 3, 1)
+
+
+def _channels(count: int, largest: float, generator: torch.Generator) -> torch.Tensor:
+    return _uniform(count * 3, largest, generator).view(count, 3)
 
 
 def _uniform(count: int, largest: float, generator: torch.Generator) -> torch.Tensor:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Prepared", "Preprocessing", "crop_with_margin"]
 
+_BACKGROUND = 90
+_BACKGROUND_SIDE = 80
+_DARKEST_BACKGROUND = 60
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -40,8 +44,8 @@ class Preprocessing(Settings):
     """Everything between a decoded picture and the network, as the bundle records it.
 
     The picture, or the square around its white cell, is squashed to `height` x `width` with
-    Pillow's antialiased bilinear filter (what timm calls ``crop_mode: squash``), divided by 255,
-    then normalised.
+    Pillow's antialiased bilinear filter (what timm calls ``crop_mode: squash``), white-balanced where the
+    record says so, divided by 255, then normalised.
     """
 
     version: Literal[1] = Field(1, description="version of this record")
@@ -50,6 +54,9 @@ class Preprocessing(Settings):
     mean: tuple[float, float, float] = Field((0.0, 0.0, 0.0), description="subtracted per channel, RGB in [0, 1]")
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = Field(
         (1.0, 1.0, 1.0), description="divisor per channel, RGB in [0, 1]"
+    )
+    white: float | None = Field(
+        None, ge=1, le=255, description="8-bit level that each channel's background is scaled to; none: as it is"
     )
     cell: CellFinder | None = Field(None, description="how the white cell is cut out; none: whole image")
 
@@ -68,7 +75,25 @@ class Preprocessing(Settings):
             rgb: Decoded picture, (H, W, 3) uint8.
         """
         box, found = self.locate(rgb)
-        return Prepared(_resize(rgb, box, self.width, self.height), box, found)
+        return Prepared(self.balance(_resize(rgb, box, self.width, self.height), rgb), box, found)
+
+    def balance(self, part: NDArray[np.uint8], rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Scale each channel so that the background of the whole picture gets the level `white`.
+
+        The background, plasma between the cells, is what the brightest tenth of the pixels begins with.
+
+        Args:
+            part: What is scaled, (h, w, 3) uint8.
+            rgb: The whole picture that it was cut from, (H, W, 3) uint8.
+        """
+        if self.white is None:
+            return part
+        step = max(1, round(max(rgb.shape[:2]) / _BACKGROUND_SIDE))
+        background = np.percentile(rgb[::step, ::step].reshape(-1, 3), _BACKGROUND, axis=0)
+        factors = self.white / np.maximum(background, _DARKEST_BACKGROUND)
+        levels = np.arange(256)[:, None] * factors
+        table = np.clip(np.rint(levels), 0, 255).astype(np.uint8)[:, None, :]
+        return np.asarray(cv2.LUT(part, table), np.uint8)
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """Turn (N, H, W, 3) uint8 or (N, 3, H, W) float in [0, 255] into (N, 3, H, W) float32 input."""
@@ -99,7 +124,7 @@ def crop_with_margin(
     padded = np.asarray(cv2.copyMakeBorder(rgb, pad, pad, pad, pad, cv2.BORDER_REFLECT_101), np.uint8)
     wide = Box(box.left - extra_x + pad, box.top - extra_y + pad, box.right + extra_x + pad, box.bottom + extra_y + pad)
     width, height = round(preprocessing.width * margin), round(preprocessing.height * margin)
-    return _resize(padded, wide, width, height), found
+    return preprocessing.balance(_resize(padded, wide, width, height), rgb), found
 
 
 def _resize(rgb: NDArray[np.uint8], box: Box, width: int, height: int) -> NDArray[np.uint8]:

@@ -17,9 +17,11 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
 
 from core.augmentation import Augmentation
 from core.checkpoint import load_checkpoint, save_checkpoint
+from core.dataset import OUTLIER
 from core.errors import DataError, SettingsError
 from core.metrics import Metrics, measure
 from core.network import forward
+from core.sampling import sampling_weights
 from core.settings import Settings
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from core.dataset import ImageSet
     from core.preprocessing import Preprocessing
 
-__all__ = ["Epoch", "Trainer", "TrainingConfig", "predict_logits"]
+__all__ = ["Epoch", "Trainer", "TrainingConfig", "has_bfloat16", "predict_outputs"]
 
 
 class TrainingConfig(Settings):
@@ -51,9 +53,21 @@ class TrainingConfig(Settings):
     keep: Literal["best", "last"] = Field(
         "best", description="weights to keep: of the best validation loss, or of the last epoch (for one-cycle)"
     )
+    precision: Literal["float32", "auto"] = Field(
+        "float32", description="of the forward pass; auto: bfloat16 where the device computes in it"
+    )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of a label spread over all classes")
     balance: Literal["none", "class", "source"] = Field(
         "none", description="draw images evenly, by class, or by class and then by source"
+    )
+    further_share: float = Field(
+        0.33,
+        ge=0,
+        lt=1,
+        description="share of each class that is drawn from further data sets, where there are any",
+    )
+    outlier_share: float = Field(
+        0.1, ge=0, lt=1, description="share of the images drawn that are outliers, where there are any"
     )
     seed: int = Field(0, ge=0, description="of weights, order and augmentation")
     augmentation: Augmentation = Field(
@@ -63,12 +77,12 @@ class TrainingConfig(Settings):
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """What one epoch gave; `metrics` are of the validation images."""
+    """What one epoch gave; `metrics` are of the validation images, missing where there are none."""
 
     number: int
     train_loss: float
     train_accuracy: float
-    metrics: Metrics
+    metrics: Metrics | None
     learning_rate: float
     seconds: float
     best: bool
@@ -89,8 +103,9 @@ class Trainer:
         network: ResNet18 on any device; it is moved to `device`.
         config: The run.
         preprocessing: The record that the network will be used with.
-        train: Training images, prepared with the margin of ``config.augmentation``.
-        validation: Validation images, prepared without margin.
+        train: Training images, prepared with the margin of ``config.augmentation``. Outliers in it are taught to
+            be like no class: their target is uniform (outlier exposure, Hendrycks et al. 2019, arXiv:1812.04606).
+        validation: Validation images, prepared without margin; none: the last weights are kept.
         class_names: Names of the classes.
         device: Torch device.
         checkpoint: Where the state is kept after every epoch; none: nowhere.
@@ -103,7 +118,7 @@ class Trainer:
         config: TrainingConfig,
         preprocessing: Preprocessing,
         train: ImageSet,
-        validation: ImageSet,
+        validation: ImageSet | None,
         class_names: Sequence[str],
         *,
         device: str = "cpu",
@@ -120,11 +135,15 @@ class Trainer:
         self.origin = origin
         self.progress = _Progress()
         self._labels = _indices(train.labels, len(self.class_names))
-        self._weights = _sampling_weights(self._labels, train.sources, config.balance)
+        self._weights = sampling_weights(train, self._labels, config)
+        self._targets = _targets(self._labels, len(self.class_names), config.label_smoothing)
         count = config.samples_per_epoch or len(train)
         self.steps_per_epoch = max(1, count // config.batch_size)
         if len(train) < 2:
             raise DataError("too-few-images", f"Training needs at least 2 images, not {len(train)}.")
+        if validation is None and config.keep == "best":
+            raise SettingsError("no-validation", "Without validation images no epoch is best; keep the last weights.")
+        self._autocast = config.precision == "auto" and has_bfloat16(self.device)
         self._optimizer = _optimizer(self.network, config)
         self._schedule = _schedule(self._optimizer, config, self.steps_per_epoch)
         self._best = _copy_state(self.network)
@@ -180,7 +199,7 @@ class Trainer:
     @property
     def finished(self) -> bool:
         """Whether the last epoch is done or patience has run out."""
-        late = self.progress.epoch - self.progress.best_epoch
+        late = 0 if self.validation is None else self.progress.epoch - self.progress.best_epoch
         return self.progress.epoch >= self.config.epochs or (self.progress.epoch > 0 and late >= self.config.patience)
 
     def _run_epoch(self, on_step: Callable[[int, float], object] | None) -> Epoch:
@@ -191,36 +210,30 @@ class Trainer:
         if self.config.schedule == "step":
             self._schedule.step()
         self.progress.epoch += 1
-        best = metrics.loss < self.progress.best_loss
-        if best:
+        best = metrics is not None and metrics.loss < self.progress.best_loss
+        if metrics is not None and best:
             self.progress.best_loss, self.progress.best_epoch = metrics.loss, self.progress.epoch
             self._best = _copy_state(self.network)
         epoch = Epoch(self.progress.epoch, loss, accuracy, metrics, rate, time.perf_counter() - started, best)
-        self.progress.history.append(
-            {
-                "epoch": epoch.number,
-                "train_loss": loss,
-                "train_accuracy": accuracy,
-                "validation_loss": metrics.loss,
-                "validation_accuracy": metrics.accuracy,
-                "learning_rate": rate,
-                "seconds": epoch.seconds,
-            }
-        )
+        row = {"epoch": epoch.number, "train_loss": loss, "train_accuracy": accuracy, "learning_rate": rate}
+        if metrics is not None:
+            row |= {"validation_loss": metrics.loss, "validation_accuracy": metrics.accuracy}
+        self.progress.history.append(row | {"seconds": epoch.seconds})
         return epoch
 
     def _train_epoch(self, on_step: Callable[[int, float], object] | None) -> tuple[float, float]:
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.progress.epoch)
         order = self._draw(generator)
         self.network.train()
-        total = torch.zeros(2, device=self.device)
+        total = torch.zeros(3, device=self.device)
         for step, chosen in enumerate(order.split(self.config.batch_size)[: self.steps_per_epoch], start=1):
-            batch, labels = self._batch(chosen, generator)
-            loss, correct = self._step(batch, labels)
-            total += torch.stack((loss, correct))
+            batch, labels, targets = self._batch(chosen, generator)
+            loss, correct = self._step(batch, labels, targets)
+            total += torch.stack((loss, correct, (labels != OUTLIER).sum()))
             if on_step:
                 on_step(step, float(loss))
-        mean_loss, accuracy = (total / self.steps_per_epoch).tolist()
+        summed_loss, right, known = total.tolist()
+        mean_loss, accuracy = summed_loss / self.steps_per_epoch, right / max(1.0, known)
         if not math.isfinite(mean_loss):
             raise DataError("diverged", "The training loss is not a number any more; try a smaller learning rate.")
         return mean_loss, accuracy
@@ -232,26 +245,33 @@ class Trainer:
         rounds = [torch.randperm(len(self.train), generator=generator) for _ in range(-(-wanted // len(self.train)))]
         return torch.cat(rounds)[:wanted]
 
-    def _batch(self, chosen: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    def _batch(
+        self, chosen: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         pixels = self.train.pixels[chosen].to(self.device, non_blocking=True)
         height, width = self.preprocessing.height, self.preprocessing.width
         views = self.config.augmentation.apply(pixels, height, width, generator)
         batch = self.preprocessing.normalise(views).contiguous(memory_format=torch.channels_last)
-        return batch, self._labels[chosen].to(self.device, non_blocking=True)
+        labels, targets = (part[chosen].to(self.device, non_blocking=True) for part in (self._labels, self._targets))
+        return batch, labels, targets
 
-    def _step(self, batch: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+    def _step(
+        self, batch: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
             logits = self.network(batch)
-        loss = functional.cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)
+        loss = functional.cross_entropy(logits.float(), targets)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self._optimizer.step()
         if self.config.schedule == "one-cycle":
             self._schedule.step()
-        return loss.detach(), (logits.argmax(1) == labels).float().mean()
+        return loss.detach(), (logits.argmax(1) == labels).float().sum()
 
-    def _validate(self) -> Metrics:
-        logits = predict_logits(self.network, self.validation.pixels, self.preprocessing, self.config.batch_size)
+    def _validate(self) -> Metrics | None:
+        if self.validation is None:
+            return None
+        logits, _ = predict_outputs(self.network, self.validation.inputs, self.preprocessing, self.config.batch_size)
         if not np.isfinite(logits).all():
             raise DataError("diverged", "The network's outputs are not numbers any more; try a smaller learning rate.")
         labels = _indices(self.validation.labels, len(self.class_names)).numpy()
@@ -261,7 +281,7 @@ class Trainer:
         return {
             "config": self.config.model_dump(mode="json"),
             "preprocessing": self.preprocessing.model_dump(mode="json"),
-            "images": [_fingerprint(self.train), _fingerprint(self.validation)],
+            "images": [_fingerprint(images) for images in (self.train, self.validation) if images],
             "origin": self.origin,
             "classes": list(self.class_names),
         }
@@ -282,9 +302,9 @@ class Trainer:
         save_checkpoint(self.checkpoint, self.network.state_dict(), self._best, optimizer["state"], record)
 
 
-def predict_logits(
+def predict_outputs(
     network: ResNet, pixels: torch.Tensor, preprocessing: Preprocessing, batch_size: int
-) -> NDArray[np.float32]:
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Classify prepared images in evaluation mode; the network is left in it.
 
     Args:
@@ -294,16 +314,19 @@ def predict_logits(
         batch_size: Images per forward pass.
 
     Returns:
-        Logits, (N, C) float32.
+        Logits (N, C) and pooled features (N, K), float32.
     """
     device = next(network.parameters()).device
     network.eval()
-    parts: list[torch.Tensor] = []
+    logits: list[torch.Tensor] = []
+    features: list[torch.Tensor] = []
     with torch.inference_mode():
         for part in pixels.split(batch_size):
             batch = preprocessing.normalise(part.to(device)).contiguous(memory_format=torch.channels_last)
-            parts.append(forward(network, batch).logits.float().cpu())
-    return torch.cat(parts).numpy()
+            outputs = forward(network, batch)
+            logits.append(outputs.logits.float().cpu())
+            features.append(outputs.features.float().cpu())
+    return torch.cat(logits).numpy(), torch.cat(features).numpy()
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -321,25 +344,27 @@ def _indices(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
     )
 
 
+def _targets(labels: torch.Tensor, num_classes: int, smoothing: float) -> torch.Tensor:
+    """Return what the softmax shall be, (N, C) float32: smoothed one-hot rows, uniform for outliers."""
+    one_hot = functional.one_hot(labels.clamp_min(0), num_classes).float()
+    uniform = torch.full_like(one_hot, 1 / num_classes)
+    return torch.where((labels == OUTLIER).unsqueeze(1), uniform, torch.lerp(one_hot, uniform, smoothing))
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16, and does not only emulate it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    known: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    return device.type == "cpu" and bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+
+
 def _fingerprint(images: ImageSet) -> str:
     """SHA-256 of which images these are, and of their labels and sources."""
     digest = hashlib.sha256()
     for sample in images.samples:
         digest.update(f"{sample.path}\0{sample.label}\0{sample.source}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
-
-
-def _sampling_weights(labels: torch.Tensor, sources: torch.Tensor, balance: str) -> torch.Tensor | None:
-    """Return a weight per image (N,), or None where every image counts the same."""
-    if balance == "none":
-        return None
-    per_class = torch.bincount(labels)[labels].double()
-    if balance == "class":
-        return 1 / per_class
-    groups = torch.stack((labels, sources), 1)
-    pairs, inverse, counts = groups.unique(dim=0, return_inverse=True, return_counts=True)
-    sources_per_class = torch.bincount(pairs[:, 0])[labels].double()
-    return 1 / (counts[inverse].double() * sources_per_class)
 
 
 def _optimizer(network: ResNet, config: TrainingConfig) -> Adam | AdamW:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,43 +16,38 @@ if __package__ in {None, ""}:  # started as a script: let the project's packages
 import numpy as np
 import torch
 from pydantic import Field, ValidationError
-from pydantic_settings import CliPositionalArg
+from pydantic_settings import CliPositionalArg  # noqa: TC002 - pydantic reads it
 from scipy.special import softmax
 
 from core.bundle import Bundle, BundleRecord, round_weights, save_bundle
 from core.calibration import fit_confidence
-from core.dataset import (
-    ClassFolders,
-    ImageSet,
-    load_images,
-    read_class_folders,
-    read_groups,
-    read_linked_groups,
-    split_by_source,
-)
-from core.decoder import decode
+from core.confidence import energy
+from core.dataset import OUTLIER
 from core.errors import SettingsError
-from core.metrics import measure, measure_by_source
+from core.evaluation import Evaluation, Predicted, evaluate
 from core.network import build_network
 from core.overlay import encode_jpeg, panel
 from core.predictor import Predictor, choose_device
 from core.preprocessing import Preprocessing
 from core.settings import Settings
-from core.training import Epoch, Trainer, TrainingConfig, predict_logits
+from core.training import Epoch, Trainer, TrainingConfig, predict_outputs
 from pipelines.card import write_card
 from pipelines.command import run_command
 from pipelines.plots import confusion_png, curves_png
-from pipelines.progress import Progress
+from pipelines.progress import Progress, say
+from pipelines.training_data import DataSettings, TrainingData
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    from numpy.typing import NDArray
     from torchvision.models import ResNet
 
     from core.confidence import Confidence
+    from core.dataset import ImageSet
 
 __all__ = ["Recipe", "TrainSettings", "load_recipe", "main", "train"]
 
+_WATCHED_PER_SOURCE = 8
+_EVALUATED_AT_ONCE = 64
 _RECIPES = Path(__file__).resolve().parent / "recipes"
 
 
@@ -61,23 +58,23 @@ class Recipe(Settings):
     training: TrainingConfig
 
 
-class TrainSettings(Settings):
+class TrainSettings(DataSettings):
     """Train ResNet18 on class folders (DATA/CLASS/**/IMAGE) and write a bundle with its metrics.
 
-    Validation images are kept out by source where --groups names the sources. TEST folders are never read,
-    unless --test names one.
+    Validation images are kept out by source where --groups names the sources. With --folds the bundle is
+    trained on everything, and its metrics, temperature and thresholds come from as many networks that each
+    left one fold out. No folder but the named ones is read: TEST is for pipelines/evaluate.py.
     """
 
     data: CliPositionalArg[Path] = Field(description="folder with one sub-folder per class")
     out: Path = Field(description="folder of the new bundle")
     recipe: str = Field("cell-crop", description="cell-crop, notebook, or a JSON file")
     weights: str = Field("imagenet", description="start from: imagenet, none, or a .safetensors or .pth file")
-    groups: Path | None = Field(None, description="CSV with the columns path and source")
-    linked_groups: Path | None = Field(None, description="CSV with the columns source and same_as")
     validation_share: float = Field(0.15, gt=0, le=0.5, description="share of the images kept for validation")
-    test: Path | None = Field(None, description="class folders that are evaluated once, at the end")
-    test_groups: Path | None = Field(None, description="the same as --groups, for --test")
+    folds: int = Field(0, ge=0, le=20, description="train on everything, validate out of fold; 0: one validation set")
+    risk: float = Field(0.05, gt=0, lt=1, description="error rate aimed at among the cells that are not flagged")
     epochs: int | None = Field(None, ge=1, description="instead of the recipe's")
+    samples_per_epoch: int | None = Field(None, ge=1, description="instead of the recipe's")
     batch_size: int | None = Field(None, ge=2, description="instead of the recipe's")
     learning_rate: float | None = Field(None, gt=0, description="instead of the recipe's")
     seed: int = Field(0, ge=0, description="of the split, the weights and the augmentation")
@@ -85,6 +82,15 @@ class TrainSettings(Settings):
     threads: int | None = Field(None, ge=1, description="torch and decoding threads (default: all cores)")
     samples: int = Field(8, ge=0, le=64, description="Grad-CAM sample pictures in the bundle")
     resume: bool = Field(False, description="continue a run that was killed")
+
+
+@dataclass(frozen=True)
+class _KeptOut:
+    """What networks said of images that they were not trained on."""
+
+    rows: list[int]
+    logits: NDArray[np.float32]
+    history: list[dict[str, float]]
 
 
 def load_recipe(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
@@ -114,188 +120,216 @@ def train(settings: TrainSettings) -> int:
     """
     if settings.out.exists() and (not settings.out.is_dir() or any(settings.out.iterdir())):
         raise SettingsError("bundle-exists", f"{settings.out} exists already; choose another folder or remove it.")
-    recipe = load_recipe(
-        settings.recipe,
-        {
-            "epochs": settings.epochs,
-            "batch_size": settings.batch_size,
-            "learning_rate": settings.learning_rate,
-            "seed": settings.seed,
-        },
-    )
+    changed = ("epochs", "samples_per_epoch", "batch_size", "learning_rate", "seed")
+    recipe = load_recipe(settings.recipe, {name: getattr(settings, name) for name in changed})
     work = settings.out.parent / f".{settings.out.name}.training"
     if work.exists() and not settings.resume:
         raise SettingsError("unfinished-run", f"{work} holds an unfinished run; give --resume, or remove it.")
     torch.set_num_threads(settings.threads or torch.get_num_threads())
-    torch.manual_seed(settings.seed)
-    data = _read_data(settings)
-    if settings.test:
-        read_class_folders(settings.test, data.class_names)  # a typo shows now, not after the training
-    device = choose_device(settings.device)
-    checkpoint = work / "checkpoint.safetensors"
-    network = build_network(len(data.class_names), "none" if checkpoint.exists() else settings.weights)
-    training, validation = split_by_source(data, settings.validation_share, settings.seed)
-    _say(f"training on {_describe(training)}; validation on {_describe(validation)}")
-    if left := len(data.samples) - len(training.samples) - len(validation.samples):
-        _say(f"left out: {left:,} images whose source is not named, or is set aside")
-    margin = recipe.training.augmentation.margin
-    trainer = Trainer(
-        network,
-        recipe.training,
-        recipe.preprocessing,
-        _load(training, recipe.preprocessing, settings, margin),
-        validation_set := _load(validation, recipe.preprocessing, settings),
-        data.class_names,
-        device=str(device),
-        checkpoint=checkpoint,
-        origin=f"weights {settings.weights}, recipe {settings.recipe}",
-    )
-    _fit(trainer, resume=settings.resume)
-    bundle = _write(settings, recipe, data, trainer, validation_set)
+    data = TrainingData.read(settings)
+    run = _Run(settings, recipe, data, work)
+    network, kept_out = run.with_folds() if settings.folds else run.with_validation()
+    bundle = _write(run, network, kept_out)
     shutil.rmtree(work)
-    _say(f"bundle: {settings.out} ({bundle.id[:12]})")
+    say(f"bundle: {settings.out} ({bundle.id[:12]})")
     return 0
 
 
-def _read_data(settings: TrainSettings) -> ClassFolders:
-    data = read_class_folders(settings.data)
-    if settings.groups is None:
-        _say("warning: without --groups, views of one field can be on both sides of the split; see README")
-        return data
-    linked = read_linked_groups(settings.linked_groups) if settings.linked_groups else None
-    return data.with_groups(read_groups(settings.groups), linked)
+class _Run:
+    """One run: the images in memory, and the networks that are trained on parts of them."""
 
+    def __init__(self, settings: TrainSettings, recipe: Recipe, data: TrainingData, work: Path) -> None:
+        self.settings, self.recipe, self.data, self._work = settings, recipe, data, work
+        self.device = choose_device(settings.device)
+        torch.manual_seed(settings.seed)
+        self._start = build_network(len(data.main.class_names), settings.weights)  # what is missing shows now
+        threads = settings.threads or torch.get_num_threads()
+        self.images = data.load(recipe.preprocessing, recipe.training.augmentation.margin, threads)
+        say(f"data: {len(self.images):,} images of {int(self.images.sources.max()) + 1:,} sources")
 
-def _load(data: ClassFolders, preprocessing: Preprocessing, settings: TrainSettings, margin: float = 1.0) -> ImageSet:
-    with Progress(len(data.samples), "images decoded") as progress:
-        images = load_images(
-            data.samples,
-            preprocessing,
-            margin=margin,
-            workers=settings.threads or torch.get_num_threads(),
-            on_image=progress.advance,
-        )
-    for unreadable in images.unreadable:
-        _say(f"left out: {unreadable.path}: {unreadable.message} [{unreadable.code}]")
-    return images
-
-
-def _fit(trainer: Trainer, *, resume: bool) -> None:
-    if resume and trainer.resume():
-        _say(f"continuing after epoch {trainer.progress.epoch}")
-    steps = trainer.steps_per_epoch * trainer.config.batch_size
-    bars: list[Progress] = []
-
-    def on_step(_step: int, _loss: float) -> None:
-        if not bars:
-            bars.append(Progress(steps, "images", every=60.0).__enter__())
-        bars[0].advance(trainer.config.batch_size)
-
-    def on_epoch(epoch: Epoch) -> None:
-        bars.pop().__exit__(None, None, None)
-        _say(
-            f"epoch {epoch.number} of {trainer.config.epochs}: loss {epoch.train_loss:.4f}, validation loss"
-            f" {epoch.metrics.loss:.4f}, accuracy {epoch.metrics.accuracy:.4f}, {epoch.seconds:.0f} s"
-            + (", best so far" if epoch.best else "")
+    def with_validation(self) -> tuple[ResNet, _KeptOut]:
+        """Train once, with one validation set."""
+        folds = self.data.folds(self.images, round(1 / self.settings.validation_share), self.settings.seed)
+        training, validation = folds[0]
+        trainer = self._trainer("checkpoint", training, validation)
+        say(f"training on {len(training):,} images, validation on {len(validation):,}")
+        self._fit(trainer)
+        round_weights(trainer.network)
+        return trainer.network, _KeptOut(
+            validation, self._logits(trainer.network, validation), trainer.progress.history
         )
 
-    trainer.fit(on_epoch, on_step)
+    def with_folds(self) -> tuple[ResNet, _KeptOut]:
+        """Train once per fold for the metrics, and once on everything for the weights."""
+        folds = self.data.folds(self.images, self.settings.folds, self.settings.seed)
+        parts: list[_KeptOut] = []
+        for number, (training, validation) in enumerate(folds, start=1):
+            say(f"fold {number} of {len(folds)}: training on {len(training):,} images, not on {len(validation):,}")
+            trainer = self._trainer(f"fold-{number}", training, validation)
+            self._fit(trainer)
+            round_weights(trainer.network)
+            parts.append(_KeptOut(validation, self._logits(trainer.network, validation), trainer.progress.history))
+        used = sorted(row for part in parts for row in part.rows)
+        say(f"final network: training on {len(used):,} images")
+        final = self._trainer("final", used, None)
+        self._fit(final)
+        round_weights(final.network)
+        rows = [row for part in parts for row in part.rows]
+        return final.network, _KeptOut(
+            rows, np.concatenate([p.logits for p in parts]), _mean([p.history for p in parts])
+        )
+
+    def _trainer(self, name: str, training: list[int], validation: list[int] | None) -> Trainer:
+        network = build_network(len(self.data.main.class_names))
+        network.load_state_dict(self._start.state_dict())
+        return Trainer(
+            network,
+            self.recipe.training if validation else self.recipe.training.model_copy(update={"keep": "last"}),
+            self.recipe.preprocessing,
+            self.images.select(training),
+            self._watched(validation) if validation else None,
+            self.data.main.class_names,
+            device=str(self.device),
+            checkpoint=self._work / f"{name}.safetensors",
+            origin=f"weights {self.settings.weights}, recipe {self.settings.recipe}, {name}",
+        )
+
+    def _watched(self, validation: list[int]) -> ImageSet:
+        """Choose what is looked at after each epoch: the known images, of each source at most eight."""
+        seen: Counter[int] = Counter()
+        kept: list[int] = []
+        for row in validation:
+            source = int(self.images.sources[row])
+            if int(self.images.labels[row]) != OUTLIER and seen[source] < _WATCHED_PER_SOURCE:
+                kept.append(row)
+            seen[source] += 1
+        return self.images.select(kept)
+
+    def _fit(self, trainer: Trainer) -> None:
+        if self.settings.resume and trainer.resume():
+            say(f"continuing after epoch {trainer.progress.epoch}")
+        steps = trainer.steps_per_epoch * trainer.config.batch_size
+        bars: list[Progress] = []
+
+        def on_step(_step: int, _loss: float) -> None:
+            if not bars:
+                bars.append(Progress(steps, "images", every=60.0).__enter__())
+            bars[0].advance(trainer.config.batch_size)
+
+        def on_epoch(epoch: Epoch) -> None:
+            bars.pop().__exit__(None, None, None)
+            watched = epoch.metrics
+            validation = f", validation loss {watched.loss:.4f}, accuracy {watched.accuracy:.4f}" if watched else ""
+            say(
+                f"epoch {epoch.number} of {trainer.config.epochs}: loss {epoch.train_loss:.4f}{validation},"
+                f" {epoch.seconds:.0f} s" + (", best so far" if epoch.best else "")
+            )
+
+        trainer.fit(on_epoch, on_step)
+
+    def _logits(self, network: ResNet, rows: list[int]) -> NDArray[np.float32]:
+        chosen = torch.tensor(rows)
+        parts = [
+            predict_outputs(network, self.images.inputs[part], self.recipe.preprocessing, _EVALUATED_AT_ONCE)[0]
+            for part in chosen.split(1024)
+        ]
+        return np.concatenate(parts)
 
 
-def _write(
-    settings: TrainSettings, recipe: Recipe, data: ClassFolders, trainer: Trainer, validation: ImageSet
-) -> Bundle:
-    """Measure the weights as they are stored, and write the bundle."""
-    network = trainer.network.cpu()
-    round_weights(network)
-    logits = predict_logits(network, validation.pixels, recipe.preprocessing, recipe.training.batch_size)
-    on = f"{len(validation)} validation images, kept out of training{' by source' if settings.groups else ''}"
-    confidence = fit_confidence(logits, validation.labels.numpy(), on=on)
+def _mean(histories: list[list[dict[str, float]]]) -> list[dict[str, float]]:
+    """Average the folds' histories over the epochs that all of them reached."""
+    epochs = min(len(history) for history in histories)
+    return [
+        {name: float(np.mean([history[epoch][name] for history in histories])) for name in histories[0][epoch]}
+        for epoch in range(epochs)
+    ]
+
+
+def _write(run: _Run, network: ResNet, kept_out: _KeptOut) -> Bundle:
+    """Measure what was kept out, and write the bundle with the weights as they were measured."""
+    settings, recipe, main, images = run.settings, run.recipe, run.data.main, run.images
+    labels = images.labels.numpy()[kept_out.rows]
+    domains = np.zeros(len(labels), int) if images.domains is None else images.domains.numpy()[kept_out.rows]
+    known = labels != OUTLIER
+    here = known & (domains == 0)
+    kind = f"out of {settings.folds} folds" if settings.folds else "kept out of training"
+    on = f"{int(here.sum())} images, {kind}{' by source' if settings.groups else ''}"
+    confidence = fit_confidence(kept_out.logits[here], labels[here], risk=settings.risk, on=on)
     metrics: dict[str, Any] = {
-        "validation": _measure(logits, validation, confidence, data.class_names),
-        "history": trainer.progress.history,
+        "validation": _evaluate(run, kept_out, here, confidence).model_dump(mode="json"),
+        "history": kept_out.history,
     }
-    if settings.test:
-        metrics["test"] = _test(settings.test, settings, recipe, network, confidence, data.class_names)
+    if (further := known & (domains > 0)).any():
+        metrics["validation_further"] = _evaluate(run, kept_out, further, confidence).model_dump(mode="json")
     record = BundleRecord(
         preprocessing=recipe.preprocessing,
         confidence=confidence,
-        training={"recipe": settings.recipe, "weights": settings.weights, **recipe.training.model_dump(mode="json")},
+        training={
+            "recipe": settings.recipe,
+            "weights": settings.weights,
+            "folds": settings.folds,
+            **recipe.training.model_dump(mode="json"),
+        },
         data={
-            "fingerprint": data.fingerprint,
-            "images": data.counts(),
-            "sources": data.source_counts(),
-            "left_out": len(data.samples) - len(trainer.train) - len(validation),
-            "training_images": len(trainer.train),
-            "validation_images": len(validation),
-            "validation_sources": int(validation.sources.unique().numel()),
+            "fingerprint": main.fingerprint,
+            "images": main.counts(),
+            "sources": main.source_counts(),
+            "left_out": sum(len(data.samples) for data in run.data.sets) - len(images),
+            "training_images": len(kept_out.rows) if settings.folds else len(images) - len(kept_out.rows),
+            "validation_images": int(here.sum()),
+            "validation_sources": int(np.unique(images.sources.numpy()[kept_out.rows][here]).size),
+            "further_images": int((domains > 0).sum()),
+            "outliers": settings.outliers,
         },
     )
+    confusion = metrics["validation"]["image"]["confusion"]
     extras = {
-        "confusion.png": confusion_png(metrics["validation"]["image"]["confusion"], data.class_names),
-        "curves.png": curves_png(trainer.progress.history),
+        "confusion.png": confusion_png(confusion, main.class_names),
+        "curves.png": curves_png(kept_out.history),
     }
-    card = write_card(settings.out.name, data.class_names, record, metrics)
-    bundle = save_bundle(settings.out, network, data.class_names, record, metrics, card, extras)
-    _write_samples(settings, bundle, validation)
+    card = write_card(settings.out.name, main.class_names, record, metrics)
+    bundle = save_bundle(settings.out, network.cpu(), main.class_names, record, metrics, card, extras)
+    _write_samples(run, bundle, [row for row, use in zip(kept_out.rows, here, strict=True) if use])
     return bundle
 
 
-def _measure(
-    logits: np.ndarray, images: ImageSet, confidence: Confidence, class_names: Sequence[str]
-) -> dict[str, Any]:
-    probabilities = softmax(logits / confidence.temperature, axis=1)
-    labels = images.labels.numpy()
-    named = np.array([sample.source is not None for sample in images.samples])
-    known = named if named.any() else ~named  # an image without a source is no source, unless none are named
-    by_source = measure_by_source(probabilities[known], labels[known], images.sources.numpy()[known], class_names)
-    return {
-        "image": measure(probabilities, labels, class_names).model_dump(mode="json"),
-        "source": by_source.model_dump(mode="json"),
-    }
+def _evaluate(run: _Run, kept_out: _KeptOut, chosen: NDArray[np.bool_], confidence: Confidence) -> Evaluation:
+    rows = np.asarray(kept_out.rows)[chosen]
+    logits = kept_out.logits[chosen]
+    probabilities = softmax(logits.astype(np.float64) / confidence.temperature, axis=1)
+    scores = energy(logits)
+    predicted = Predicted(
+        probabilities=probabilities,
+        labels=run.images.labels.numpy()[rows],
+        sources=run.images.sources.numpy()[rows],
+        class_names=run.data.main.class_names,
+        named=np.array([run.images.samples[row].source is not None for row in rows]),
+        flags=tuple(
+            confidence.flag(float(largest), float(score), found=True)
+            for largest, score in zip(probabilities.max(axis=1), scores, strict=True)
+        ),
+        ood=scores.astype(np.float64),
+    )
+    return evaluate(predicted)
 
 
-def _test(
-    test: Path,
-    settings: TrainSettings,
-    recipe: Recipe,
-    network: ResNet,
-    confidence: Confidence,
-    class_names: Sequence[str],
-) -> dict[str, Any]:
-    data = read_class_folders(test, class_names)
-    if settings.test_groups:
-        data = data.with_groups(read_groups(settings.test_groups))
-    images = _load(data, recipe.preprocessing, settings)
-    logits = predict_logits(network, images.pixels, recipe.preprocessing, recipe.training.batch_size)
-    return _measure(logits, images, confidence, class_names)
-
-
-def _write_samples(settings: TrainSettings, bundle: Bundle, validation: ImageSet) -> None:
-    """Write original, heatmap and overlay of some validation images, spread over the classes."""
-    if not settings.samples:
+def _write_samples(run: _Run, bundle: Bundle, rows: list[int]) -> None:
+    """Write original, heatmap and overlay of some images that were kept out, spread over the classes."""
+    if not run.settings.samples:
         return
     predictor = Predictor(bundle, "cpu")
-    order = np.argsort(validation.labels.numpy(), kind="stable")
-    chosen = order[np.linspace(0, len(order) - 1, min(settings.samples, len(order))).astype(int)]
-    (settings.out / "samples").mkdir()
-    for number, index in enumerate(chosen):
-        sample = validation.samples[int(index)]
-        rgb = decode(sample.path.read_bytes()).rgb
-        (prediction,) = predictor.predict([bundle.record.preprocessing.prepare(rgb)])
+    order = sorted(rows, key=lambda row: int(run.images.labels[row]))
+    places = np.linspace(0, len(order) - 1, min(run.settings.samples, len(order))).astype(int)
+    (run.settings.out / "samples").mkdir()
+    for number, place in enumerate(places):
+        sample = run.images.samples[order[place]]
+        picture, prepared = predictor.prepare(sample.path.read_bytes())
+        (prediction,) = predictor.predict([prepared])
         if prediction.cam is not None:
-            name = f"{number:02d}-{bundle.class_names[sample.label]}-as-{prediction.label}.jpg"
-            picture = encode_jpeg(panel(rgb, prediction.cam, prediction.box))
-            (settings.out / "samples" / name).write_bytes(picture)
-
-
-def _describe(data: ClassFolders) -> str:
-    sources = sum(data.source_counts().values())
-    return f"{len(data.samples):,} images" + (f" of {sources:,} sources" if sources else "")
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+            label = bundle.class_names[int(run.images.labels[order[place]])]
+            name = f"{number:02d}-{label}-as-{prediction.label}.jpg"
+            three = encode_jpeg(panel(picture.rgb, prediction.cam, prediction.box))
+            (run.settings.out / "samples" / name).write_bytes(three)
 
 
 def main() -> int:

@@ -119,7 +119,7 @@ def test_the_shipped_bundle_is_small_and_whole(shipped: Path) -> None:
     validation = bundle.metrics["validation"]["image"]
     confusion = np.array(validation["confusion"])
     assert confusion.sum() == validation["n"]
-    assert np.trace(confusion) / confusion.sum() == pytest.approx(validation["accuracy"])
+    assert np.trace(confusion) / confusion.sum() == pytest.approx(validation["accuracy"]["value"])
     card = (shipped / "README.md").read_text()
-    assert f"{validation['accuracy']:.4f}" in card
+    assert f"{validation['accuracy']['value']:.3f}" in card
     assert "For Research Use Only. Not for use in diagnostic procedures." in card

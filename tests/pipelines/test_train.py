@@ -53,7 +53,7 @@ def settings(data: Path, out: Path, **options: object) -> TrainSettings:
             "out": out,
             "recipe": str(data / "recipe.json"),
             "weights": "none",
-            "groups": data / "groups.csv",
+            "groups": str(data / "groups.csv"),
             "validation_share": 0.25,
             "samples": 3,
         }
@@ -64,7 +64,7 @@ def settings(data: Path, out: Path, **options: object) -> TrainSettings:
 @pytest.fixture(scope="module")
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("trained") / "bundle"
-    assert train(settings(data, out, test=data / "cells")) == 0
+    assert train(settings(data, out)) == 0
     return out
 
 
@@ -73,7 +73,6 @@ def test_the_bundle_is_complete_and_knows_the_drawings(trained: Path, data: Path
     assert bundle.class_names == CLASS_NAMES
     assert bundle.metrics["validation"]["image"]["n"] == 16
     assert bundle.metrics["validation"]["source"]["n"] == 8
-    assert bundle.metrics["test"]["image"]["n"] == 64
     assert bundle.record.data["sources"] == dict.fromkeys(CLASS_NAMES, 8)
     assert {"README.md", "confusion.png", "curves.png"} <= {path.name for path in trained.iterdir()}
     assert len(list((trained / "samples").glob("*.jpg"))) == 3
@@ -83,6 +82,27 @@ def test_the_bundle_is_complete_and_knows_the_drawings(trained: Path, data: Path
     predictions = predictor.predict([predictor.prepare(path.read_bytes())[1] for path in images])
     right = sum(p.label == path.parent.name for p, path in zip(predictions, images, strict=True))
     assert right / len(images) > 0.7
+
+
+def test_folds_validate_everything_and_outliers_are_no_class(data: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(8)
+    for kind in (*CLASS_NAMES, "DEBRIS"):
+        (tmp_path / "other" / kind).mkdir(parents=True)
+        for number in range(4):
+            rgb = draw_field(CLASS_NAMES[number], rng)[..., ::-1] if kind == "DEBRIS" else draw_field(kind, rng)
+            cv2.imwrite(str(tmp_path / "other" / kind / f"{number}.png"), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+    options = {"folds": 2, "also": [tmp_path / "other"], "outliers": ["DEBRIS"], "also_half": "even", "epochs": 1}
+    assert train(settings(data, tmp_path / "bundle", **options)) == 0
+    bundle = load_bundle(tmp_path / "bundle")
+    assert bundle.class_names == CLASS_NAMES
+    assert bundle.metrics["validation"]["image"]["n"] == 64
+    assert bundle.metrics["validation"]["source"]["n"] == 32
+    assert bundle.metrics["validation_further"]["image"]["n"] == 8
+    assert bundle.record.data["further_images"] == 10
+    assert bundle.record.data["outliers"] == ["DEBRIS"]
+    card = (tmp_path / "bundle" / "README.md").read_text()
+    assert "2 folds" in card
+    assert "DEBRIS among them as none of the classes" in card
 
 
 def test_metrics_belong_to_the_weights_that_are_stored(trained: Path) -> None:

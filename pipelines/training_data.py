@@ -1,0 +1,117 @@
+"""What a training run learns from: the main data set, further ones, and outliers; read, decoded once, folded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from pydantic import Field
+
+from core.dataset import (
+    OUTLIER,
+    ClassFolders,
+    ImageSet,
+    folds_by_source,
+    join_images,
+    load_images,
+    read_class_folders,
+    read_linked_groups,
+)
+from core.settings import Settings
+from pipelines.progress import Progress, say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from core.preprocessing import Preprocessing
+
+__all__ = ["DataSettings", "TrainingData"]
+
+
+class DataSettings(Settings):
+    """The options that name the data."""
+
+    data: Path = Field(description="folder with one sub-folder per class")
+    groups: str | None = Field(
+        None, description="CSV with the columns path and source, or folder:LEVEL, or name:PATTERN"
+    )
+    linked_groups: Path | None = Field(None, description="CSV with the columns source and same_as")
+    also: list[Path] = Field([], description="further class folders, of another microscope; images count as sources")
+    also_half: Literal["even", "odd"] | None = Field(
+        None, description="use every other image of --also only, in the order of their names"
+    )
+    outliers: list[str] = Field([], description="class folders of --also that are taught as none of the classes")
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The data sets of a run; the first is the main one."""
+
+    sets: tuple[ClassFolders, ...]
+
+    @classmethod
+    def read(cls, settings: DataSettings) -> TrainingData:
+        """List the images and name their sources.
+
+        Raises:
+            DataError: Where a folder or a file of groups cannot be used.
+        """
+        main = read_class_folders(settings.data)
+        if settings.groups is None:
+            say("warning: without --groups, views of one field can be on both sides of the split; see audit.py")
+        else:
+            linked = read_linked_groups(settings.linked_groups) if settings.linked_groups else None
+            main = main.with_sources(settings.groups, linked)
+        return cls((main, *(_further(path, main.class_names, settings) for path in settings.also)))
+
+    @property
+    def main(self) -> ClassFolders:
+        """The main data set."""
+        return self.sets[0]
+
+    def load(self, preprocessing: Preprocessing, margin: float, threads: int) -> ImageSet:
+        """Decode every image once; the labels of outliers are `OUTLIER`.
+
+        Raises:
+            DataError: Where none of a data set's images can be read.
+        """
+        known = len(self.main.class_names)
+        loaded: list[ImageSet] = []
+        for data in self.sets:
+            with Progress(len(data.samples), "images decoded") as progress:
+                images = load_images(
+                    data.samples, preprocessing, margin=margin, workers=threads, on_image=progress.advance
+                )
+            for bad in images.unreadable:
+                say(f"left out: {bad.path}: {bad.message} [{bad.code}]")
+            labels = torch.where(images.labels < known, images.labels, OUTLIER)
+            loaded.append(replace(images, labels=labels))
+        return loaded[0] if len(loaded) == 1 else join_images(loaded)
+
+    def folds(self, images: ImageSet, count: int, seed: int) -> list[tuple[list[int], list[int]]]:
+        """Divide the images into folds by source.
+
+        Returns:
+            Per fold, the rows of `images` to train on and those to validate on.
+        """
+        row_of = {sample.path: row for row, sample in enumerate(images.samples)}
+        per_set = [folds_by_source(data, count, seed) for data in self.sets]
+        folds = min(len(sides) for sides in per_set)
+        return [
+            (
+                [row for sides in per_set for row in _rows(sides[fold][0], row_of)],
+                [row for sides in per_set for row in _rows(sides[fold][1], row_of)],
+            )
+            for fold in range(folds)
+        ]
+
+
+def _further(path: Path, class_names: Sequence[str], settings: DataSettings) -> ClassFolders:
+    data = read_class_folders(path, (*class_names, *settings.outliers))
+    return data.half(settings.also_half) if settings.also_half else data
+
+
+def _rows(data: ClassFolders, row_of: dict[Path, int]) -> list[int]:
+    return [row_of[sample.path] for sample in data.samples if sample.path in row_of]
