@@ -61,7 +61,7 @@ class Augmentation(Settings):
         if self.blur:
             views = self._blurred(views, generator)
         if self.noise:
-            views = views + self._grain(len(views), height, width, generator).to(views.device)
+            views += self._grain(len(views), height, width, generator).to(views.device)
         return views.clamp_(0, 255)
 
     def _warp(self, images: torch.Tensor, height: int, width: int, generator: torch.Generator) -> torch.Tensor:
@@ -85,27 +85,30 @@ class Augmentation(Settings):
         return functional.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
     def _jitter(self, views: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Change saturation, hue, contrast (about the mean grey level) and brightness: one affine map of colours."""
         count = len(views)
-        matrix = _colour_matrices(
+        colours = _colour_matrices(
             1 + _uniform(count, self.saturation, generator),
             2 * math.pi * _uniform(count, self.hue, generator),
         ).to(views.device)
-        views = torch.einsum("nij,njhw->nihw", matrix, views)
-        contrast = (1 + _uniform(count, self.contrast, generator)).to(views.device).view(-1, 1, 1, 1)
-        brightness = (1 + _uniform(count, self.brightness, generator)).to(views.device).view(-1, 1, 1, 1)
-        mean = views.mean(dim=(1, 2, 3), keepdim=True)
-        return ((views - mean) * contrast + mean) * brightness
+        contrast = (1 + _uniform(count, self.contrast, generator)).to(views.device).view(-1, 1, 1)
+        brightness = (1 + _uniform(count, self.brightness, generator)).to(views.device).view(-1, 1, 1)
+        mean = (colours @ views.mean(dim=(2, 3)).unsqueeze(2)).mean(dim=1, keepdim=True)
+        offset = (mean * (1 - contrast) * brightness).expand(-1, 3, -1)
+        return _map_colours(views, colours * contrast * brightness, offset)
 
     def _restain(self, views: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Scale, mix and shift the channels' optical densities."""
         count = len(views)
         mixing = torch.eye(3) + _uniform(count * 9, self.stain / 2, generator).view(count, 3, 3)
         scale = _uniform(count, self.density, generator).view(-1, 1) + _channels(count, self.stain, generator)
-        shift = _channels(count, self.illumination, generator).view(count, 3, 1, 1)
+        shift = _channels(count, self.illumination, generator).view(count, 3, 1)
         matrix = scale.exp().unsqueeze(2) * mixing
-        density = -(views.clamp(1, 255) / 255).log()
-        density = torch.einsum("nij,njhw->nihw", matrix.to(views.device), density) + shift.to(views.device)
-        return 255 * torch.exp(-density.clamp_min(0))
+        # With densities d = log(255) - log(v), the map A d + s is -A log(v) + (A log(255) + s).
+        offset = math.log(255) * matrix.sum(dim=2, keepdim=True) + shift
+        logarithms = views.clamp_(1, 255).log_()
+        density = _map_colours(logarithms, -matrix.to(views.device), offset.to(views.device))
+        return density.clamp_min_(0).neg_().exp_().mul_(255)
 
     def _grain(self, count: int, height: int, width: int, generator: torch.Generator) -> torch.Tensor:
         """Draw grey noise, (N, 1, height, width), each image's of its own strength."""
@@ -114,19 +117,26 @@ class Augmentation(Settings):
 
     def _blurred(self, views: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Blur some of the views, each by its own amount."""
-        count, channels = views.shape[:2]
-        amount = torch.rand(count, generator=generator) * self.blur
-        chosen = torch.rand(count, generator=generator) < self.blur_share
-        sigma = torch.where(chosen, amount, torch.zeros(count)).clamp_min(0.05)
+        amount = torch.rand(len(views), generator=generator) * self.blur
+        chosen = (torch.rand(len(views), generator=generator) < self.blur_share).nonzero()[:, 0]
+        if not len(chosen):
+            return views
+        places = chosen.to(views.device)
         reach = math.ceil(2 * self.blur)
         offsets = torch.arange(-reach, reach + 1)
-        kernels = torch.exp(-(offsets**2) / (2 * sigma[:, None] ** 2))
-        kernels = (kernels / kernels.sum(1, keepdim=True)).repeat_interleave(channels, 0).to(views.device)
-        flat = views.reshape(1, count * channels, *views.shape[2:])
+        kernels = torch.exp(-(offsets**2) / (2 * amount[chosen].clamp_min(0.05)[:, None] ** 2))
+        kernels = (kernels / kernels.sum(1, keepdim=True)).repeat_interleave(3, 0).to(views.device)
+        flat = views[places].reshape(1, 3 * len(chosen), *views.shape[2:])
         flat = functional.pad(flat, (reach, reach, 0, 0), mode="reflect")
-        flat = functional.conv2d(flat, kernels[:, None, None, :], groups=count * channels)
+        flat = functional.conv2d(flat, kernels[:, None, None, :], groups=len(kernels))
         flat = functional.pad(flat, (0, 0, reach, reach), mode="reflect")
-        return functional.conv2d(flat, kernels[:, None, :, None], groups=count * channels).view_as(views)
+        flat = functional.conv2d(flat, kernels[:, None, :, None], groups=len(kernels))
+        return views.index_copy_(0, places, flat.view(len(chosen), *views.shape[1:]))
+
+
+def _map_colours(views: torch.Tensor, matrix: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+    """Apply an affine map of the three channels, (N, 3, 3) and (N, 3, 1), to each of the views."""
+    return torch.baddbmm(offset, matrix, views.flatten(2)).view_as(views)
 
 
 def _grid(matrix: torch.Tensor, height: int, width: int) -> torch.Tensor:

@@ -177,13 +177,13 @@ class Trainer:
         return True
 
     def fit(
-        self, on_epoch: Callable[[Epoch], object] | None = None, on_step: Callable[[int, float], object] | None = None
+        self, on_epoch: Callable[[Epoch], object] | None = None, on_step: Callable[[int], object] | None = None
     ) -> None:
         """Train until the last epoch or until patience ends; then load the weights to keep.
 
         Args:
             on_epoch: Called after every epoch, once its checkpoint is on disk.
-            on_step: Called after every step with the step's number and its loss.
+            on_step: Called after every step with the step's number.
 
         Raises:
             DataError: With code ``diverged`` where the loss stops being a number.
@@ -202,7 +202,7 @@ class Trainer:
         late = 0 if self.validation is None else self.progress.epoch - self.progress.best_epoch
         return self.progress.epoch >= self.config.epochs or (self.progress.epoch > 0 and late >= self.config.patience)
 
-    def _run_epoch(self, on_step: Callable[[int, float], object] | None) -> Epoch:
+    def _run_epoch(self, on_step: Callable[[int], object] | None) -> Epoch:
         started = time.perf_counter()
         rate = float(self._optimizer.param_groups[0]["lr"])
         loss, accuracy = self._train_epoch(on_step)
@@ -221,7 +221,7 @@ class Trainer:
         self.progress.history.append(row | {"seconds": epoch.seconds})
         return epoch
 
-    def _train_epoch(self, on_step: Callable[[int, float], object] | None) -> tuple[float, float]:
+    def _train_epoch(self, on_step: Callable[[int], object] | None) -> tuple[float, float]:
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.progress.epoch)
         order = self._draw(generator)
         self.network.train()
@@ -231,7 +231,7 @@ class Trainer:
             loss, correct = self._step(batch, labels, targets)
             total += torch.stack((loss, correct, (labels != OUTLIER).sum()))
             if on_step:
-                on_step(step, float(loss))
+                on_step(step)
         summed_loss, right, known = total.tolist()
         mean_loss, accuracy = summed_loss / self.steps_per_epoch, right / max(1.0, known)
         if not math.isfinite(mean_loss):

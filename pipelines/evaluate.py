@@ -314,7 +314,7 @@ def _write(
     page = render(
         "evaluation.html",
         record=record,
-        levels=[("Images", evaluation.image), ("Sources", evaluation.source)],
+        levels=[("Images", evaluation.image), ("Sources", evaluation.source)][: 2 if record["data"]["grouped"] else 1],
         class_names=bundle.class_names,
         confidence=bundle.record.confidence,
         mistakes=mistakes,

@@ -211,7 +211,7 @@ class _Run:
         steps = trainer.steps_per_epoch * trainer.config.batch_size
         bars: list[Progress] = []
 
-        def on_step(_step: int, _loss: float) -> None:
+        def on_step(_step: int) -> None:
             if not bars:
                 bars.append(Progress(steps, "images", every=60.0).__enter__())
             bars[0].advance(trainer.config.batch_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +26,10 @@ from core.synthetic import CLASS_NAMES, draw_field
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from playwright.sync_api import Page
+
 PROJECT = Path(__file__).resolve().parents[1]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="session")
@@ -85,3 +89,24 @@ def blood_cells() -> Path:
     if root is None or not (Path(root) / "blood-cells").is_dir():
         pytest.skip("LEUKORAY_DATA does not name a folder with blood-cells/")
     return Path(root) / "blood-cells"
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    """A page of a real browser; a test fails if it meets a script error or asks for anything but local files."""
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        )
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        problems: list[str] = []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("requestfailed", lambda request: problems.append(request.url))
+        page.on("request", lambda request: None if request.url.startswith("file:") else problems.append(request.url))
+        yield page
+        browser.close()
+        assert problems == []

@@ -13,7 +13,9 @@ import cv2
 import numpy as np
 import pytest
 
+from core.bundle import load_bundle
 from core.synthetic import CLASS_NAMES, draw_field
+from pipelines.figures import readme_table
 
 PROJECT = Path(__file__).resolve().parents[1]
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
@@ -50,6 +52,11 @@ def quick(command: str) -> str:
 
 def test_the_two_commands_stand_first() -> None:
     assert COMMANDS[:2] == ["make demo", "make test"]
+
+
+def test_the_figures_are_the_bundles(shipped: Path) -> None:
+    table = readme_table(load_bundle(shipped).metrics)
+    assert f"<!-- figures -->\n{table}<!-- end of figures -->" in README
 
 
 def test_every_command_runs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

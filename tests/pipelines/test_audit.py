@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -16,6 +17,9 @@ from core.dataset import read_groups
 from core.errors import DataError, SettingsError
 from core.synthetic import draw_field
 from pipelines.audit import AuditSettings, audit
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -91,6 +95,16 @@ def test_the_page_shows_the_pairs_and_escapes_names(report: tuple[Path, dict]) -
     picture = cv2.imread(str(pictures[0]))
     assert picture is not None
     assert picture.shape == (240, 640, 3)
+
+
+def test_the_page_in_a_browser(report: tuple[Path, dict], page: Page) -> None:
+    page.goto((report[0] / "index.html").as_uri())
+    assert "For Research Use Only" in page.inner_text("body")
+    page.evaluate("for (const image of document.images) image.loading = 'eager'")
+    page.wait_for_function("[...document.images].every(image => image.complete)")
+    assert page.evaluate("[...document.images].map(image => image.naturalWidth)") == [640] * 4
+    page.set_viewport_size({"width": 390, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def test_named_sources_are_compared(report: tuple[Path, dict], tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -21,6 +22,9 @@ from core.network import forward
 from core.synthetic import CLASS_NAMES, draw_field
 from pipelines.evaluate import EvaluateSettings, run
 from pipelines.export import ExportSettings, export
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -92,6 +96,17 @@ def test_everything_is_measured_and_written(report: Path) -> None:
     known = [row for row in rows if row["label"] != "DEBRIS"]
     right = np.mean([row["label"] == row["predicted"] for row in known])
     assert right == pytest.approx(record["evaluation"]["image"]["accuracy"]["value"])
+
+
+def test_the_page_in_a_browser(report: Path, page: Page) -> None:
+    page.goto((report / "index.html").as_uri())
+    assert "of 20 sources right" in page.inner_text("body")
+    page.evaluate("for (const image of document.images) image.loading = 'eager'")
+    page.wait_for_function("[...document.images].every(image => image.complete)")
+    assert all(page.evaluate("[...document.images].map(image => image.naturalWidth > 0)"))
+    assert page.locator("figure").count() == len(list((report / "mistakes").glob("*.jpg")))
+    page.set_viewport_size({"width": 390, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def test_the_notebooks_split_is_stratified_and_warned_about(report: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,12 +10,9 @@ from pipelines.classify import ClassifySettings, classify
 from pipelines.demo import draw_slides
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from playwright.sync_api import Page
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -28,26 +24,6 @@ def run(small_bundle: Path, cluster: None, tmp_path_factory: pytest.TempPathFact
     )
     assert classify(arguments) == 0
     return folder / "run"
-
-
-@pytest.fixture
-def page() -> Iterator[Page]:
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        )
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        problems: list[str] = []
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("requestfailed", lambda request: problems.append(request.url))
-        page.on("request", lambda request: None if request.url.startswith("file:") else problems.append(request.url))
-        yield page
-        browser.close()
-        assert problems == []
 
 
 def test_from_the_overview_to_a_heatmap_and_back(run: Path, page: Page) -> None:
