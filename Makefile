@@ -39,12 +39,13 @@ bench: .venv/installed-dev ## measure speed and memory on your images: make benc
 
 SHARED := $(or $(DATA),../shared/data)
 
-model: .venv/installed ## train the shipped bundle anew, into models/new: make model DATA=folder with blood-cells and pbc
+model: .venv/installed ## train the shipped bundle anew, into models/new (move it to models/blood-cells): make model DATA=folder
 	@$(BIN)/python pipelines/train.py $(SHARED)/blood-cells/images/TRAIN --out models/new --weights none --folds 3 \
 		--groups $(SHARED)/blood-cells/sources.csv --linked-groups models/blood-cells-linked.csv \
 		--also $(SHARED)/pbc/images --also-half even --outliers BASOPHIL --samples 0
 
 figures: .venv/installed ## measure the shipped bundle anew and write its card and the README's table
+	@rm -rf runs/figures
 	@$(BIN)/python pipelines/figures.py $(SHARED) --out runs/figures
 
 clean: ## remove what demo and tests made; the environment stays

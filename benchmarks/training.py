@@ -3,7 +3,7 @@
 Step rate of the training loop (sampling, augmentation, normalisation, labels) beside the bare network's on one
 batch of tensors that is already in memory, with the same network, optimizer, precision and threads.
 
-    python benchmarks/training.py [DATA] [--recipe cell-crop] [--rounds 5]
+    python benchmarks/training.py DATA [--recipe cell-crop] [--rounds 5]
 """
 
 from __future__ import annotations

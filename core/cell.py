@@ -100,7 +100,7 @@ def find_white_cell(rgb: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
         rgb: Image, (H, W, 3) uint8.
 
     Returns:
-        Mask (H, W), or None where there is no nucleus.
+        Mask (h, w) of the image at most 160 pixels wide and high, or None where there is no nucleus.
     """
     factor = max(rgb.shape[:2]) / _WORKING_SIDE
     small = _shrink(rgb, factor) if factor > 1 else rgb
@@ -117,8 +117,7 @@ def find_white_cell(rgb: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
     _, parts = cv2.connectedComponents(np.asarray(np.logical_or(lilac, (purple == 1) & inside), np.uint8))
     share = np.bincount(parts[(purple == 1) & inside], minlength=2)
     share[0] = 0
-    cell = np.isin(parts, np.flatnonzero(share >= max(1, share.max() // 5))).astype(np.uint8)
-    return cv2.resize(cell, (rgb.shape[1], rgb.shape[0]), interpolation=cv2.INTER_NEAREST).astype(bool)
+    return np.isin(parts, np.flatnonzero(share >= max(1, share.max() // 5)))
 
 
 def _shrink(rgb: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:

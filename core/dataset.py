@@ -18,10 +18,12 @@ from torchvision.datasets.folder import find_classes, make_dataset
 
 from core.decoder import decode
 from core.errors import DataError, ImageError
-from core.preprocessing import Preprocessing, crop_with_margin
+from core.preprocessing import Prepared, Preprocessing, crop_with_margin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from core.decoder import Picture
 
 __all__ = [
     "EXTENSIONS",
@@ -36,8 +38,8 @@ __all__ = [
     "read_class_folders",
     "read_groups",
     "read_linked_groups",
+    "read_picture",
     "read_splits",
-    "split_by_source",
 ]
 
 OUTLIER = -1
@@ -46,6 +48,7 @@ OUTLIER = -1
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 """File name endings that a class folder is searched for, in lower case."""
 
+_SPLIT = re.compile(r"(train|test|val|valid|validation|dev|eval|holdout|fold)(?![a-z])", re.IGNORECASE)
 _RESERVED = {"", "accuracy", "macro avg", "weighted avg", "flagged", "errors"}
 
 
@@ -188,12 +191,16 @@ def read_class_folders(root: Path, class_names: Sequence[str] | None = None) -> 
             f"{odd[0]!a} cannot be the name of a class: it needs 1 to 64 letters, digits, spaces, '-' or '_',"
             " and must not be one that tables use (accuracy, macro avg, weighted avg, flagged, errors).",
         )
+    if len(set(names)) < len(names):
+        raise DataError("double-class", f"A class is named twice: {', '.join(names)}.")
     if unknown := sorted(set(found) - set(names)):
         raise DataError("unknown-class", f"{root} has folders that are no known class: {', '.join(unknown)}.")
     if len(names) < 2:
         raise DataError("no-classes", f"{root} has {len(names)} class folder; at least 2 are needed.")
     try:
         index = {name: position for position, name in enumerate(names) if name in found}
+        if not index:
+            raise DataError("no-classes", f"{root} holds none of the folders {', '.join(names)}.")
         listed = make_dataset(str(root), index, extensions=EXTENSIONS)
     except FileNotFoundError as error:
         hint = " Give the folder that holds the classes themselves." if (root / "TRAIN").is_dir() else ""
@@ -205,7 +212,8 @@ def read_splits(root: Path) -> dict[str, ClassFolders]:
     """List a data set that is divided into splits, ``root/<SPLIT>/<CLASS>/``, or is one, ``root/<CLASS>/``.
 
     Args:
-        root: The folder. Where none of its sub-folders holds an image itself, they are splits.
+        root: The folder. Where one of its sub-folders is called like a split (train, test, validation, ...,
+            in any case, with anything after it), they all are splits.
 
     Returns:
         The splits by name, all with the same classes; a data set that is not divided is named "".
@@ -215,15 +223,15 @@ def read_splits(root: Path) -> dict[str, ClassFolders]:
     """
     if not root.is_dir():
         raise DataError("not-found", f"The data folder {root} does not exist.")
-    folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if not folders or any(_holds_images(folder) for folder in folders):
+    folders = _folders(root)
+    if not any(_SPLIT.match(folder.name) for folder in folders):
         return {"": read_class_folders(root)}
-    names = sorted({entry.name for folder in folders for entry in folder.iterdir() if entry.is_dir()})
+    names = sorted({entry.name for folder in folders for entry in _folders(folder)})
     return {folder.name: read_class_folders(folder, names) for folder in folders}
 
 
-def _holds_images(folder: Path) -> bool:
-    return any(entry.is_file() and entry.suffix.lower() in EXTENSIONS for entry in folder.iterdir())
+def _folders(root: Path) -> list[Path]:
+    return sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
 def _usable(name: str) -> bool:
@@ -237,46 +245,45 @@ def read_groups(file: Path) -> dict[str, str]:
     Raises:
         DataError: With code ``groups-unreadable``.
     """
-    return {path.replace("\\", "/"): source for path, source in _read_pairs(file, "path", "source").items()}
+    pairs = _read_pairs(file, "path", "source")
+    return {path.replace("\\", "/"): source for path, source in pairs.items()} | pairs
 
 
 def read_linked_groups(file: Path) -> dict[str, str]:
     """Read a CSV with the columns ``source`` and ``same_as``: sources that stay on one side of a split.
 
-    A source whose ``same_as`` is empty is left out of every grouped split.
+    A source whose ``same_as`` is empty is left out of every grouped split; chains are followed to their end.
 
     Raises:
         DataError: With code ``groups-unreadable``.
     """
-    return _read_pairs(file, "source", "same_as")
+    pairs = _read_pairs(file, "source", "same_as")
+    return {source: _last(source, pairs) for source in pairs}
+
+
+def _last(source: str, pairs: Mapping[str, str]) -> str:
+    """Follow a source to the one that it stands for in the end."""
+    seen = {source}
+    while pairs.get(source):
+        source = pairs[source]
+        if source in seen:
+            raise DataError("groups-unreadable", f"The linked groups lead from {source} back to itself.")
+        seen.add(source)
+    return pairs.get(source, source)
 
 
 def _read_pairs(file: Path, key: str, value: str) -> dict[str, str]:
     """Read two columns of a CSV, of Excel's too; a missing value is empty."""
     try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
+        with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
             pairs = [(row[key], row[value] or "") for row in csv.DictReader(stream)]
-    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, KeyError, csv.Error) as error:
         raise DataError(
             "groups-unreadable", f"{file} is not a CSV with the columns {key} and {value} ({error!r})."
         ) from error
     if any(name is None for name, _ in pairs):
         raise DataError("groups-unreadable", f"{file} has a row without {key}.")
     return dict(pairs)
-
-
-def split_by_source(data: ClassFolders, share: float, seed: int) -> tuple[ClassFolders, ClassFolders]:
-    """Split into training and validation so that no source is on both sides, stratified by class.
-
-    Args:
-        data: The data set.
-        share: About this share of the images goes to validation, in (0, 0.5].
-        seed: Of the shuffle.
-
-    Raises:
-        DataError: With code ``too-few-sources``.
-    """
-    return folds_by_source(data, round(1 / share), seed)[0]
 
 
 def folds_by_source(data: ClassFolders, folds: int, seed: int) -> list[tuple[ClassFolders, ClassFolders]]:
@@ -327,6 +334,7 @@ class ImageSet:
         unreadable: Files that were left out.
         domains: Number of the data set that each image belongs to (N,) int64; missing where there is one.
         prepared: The network's input before normalisation (N, h, w, 3) uint8; missing where `pixels` is that.
+        found: Whether the white cell was found, (N,) bool; missing where nobody looked.
     """
 
     pixels: torch.Tensor
@@ -336,6 +344,7 @@ class ImageSet:
     unreadable: tuple[Unreadable, ...] = ()
     domains: torch.Tensor | None = None
     prepared: torch.Tensor | None = None
+    found: torch.Tensor | None = None
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -356,7 +365,18 @@ class ImageSet:
             tuple(self.samples[row] for row in rows),
             domains=None if self.domains is None else self.domains[chosen],
             prepared=None if self.prepared is None else self.prepared[chosen],
+            found=None if self.found is None else self.found[chosen],
         )
+
+
+def read_picture(path: Path) -> Picture | Unreadable:
+    """Decode a file, or say why it cannot be."""
+    try:
+        return decode(path.read_bytes())
+    except ImageError as error:
+        return Unreadable(path, error.code, error.message)
+    except OSError as error:
+        return Unreadable(path, "unreadable", f"The file cannot be read ({error.strerror}).")
 
 
 def load_images(
@@ -380,19 +400,17 @@ def load_images(
         DataError: With code ``nothing-readable``.
     """
 
-    def load(sample: Sample) -> tuple[np.ndarray, np.ndarray] | Unreadable:
-        try:
-            rgb = decode(sample.path.read_bytes()).rgb
-        except ImageError as error:
-            return Unreadable(sample.path, error.code, error.message)
-        except OSError as error:
-            return Unreadable(sample.path, "unreadable", f"The file cannot be read ({error.strerror}).")
-        plain = preprocessing.prepare(rgb).pixels
-        return plain, crop_with_margin(rgb, preprocessing, margin)[0] if margin > 1 else plain
+    def load(sample: Sample) -> tuple[Prepared, np.ndarray] | Unreadable:
+        picture = read_picture(sample.path)
+        if isinstance(picture, Unreadable):
+            return picture
+        plain = preprocessing.prepare(picture.rgb)
+        return plain, crop_with_margin(picture.rgb, preprocessing, margin, plain.box) if margin > 1 else plain.pixels
 
     side = (round(preprocessing.height * margin), round(preprocessing.width * margin))
     inputs = np.empty((len(samples), preprocessing.height, preprocessing.width, 3), np.uint8)
     pixels = np.empty((len(samples), *side, 3), np.uint8) if margin > 1 else inputs
+    found = torch.zeros(len(samples), dtype=torch.bool)
     kept: list[Sample] = []
     unreadable: list[Unreadable] = []
     with ThreadPoolExecutor(workers) as pool:
@@ -400,7 +418,8 @@ def load_images(
             if isinstance(result, Unreadable):
                 unreadable.append(result)
             else:
-                inputs[len(kept)], pixels[len(kept)] = result
+                prepared, pixels[len(kept)] = result
+                inputs[len(kept)], found[len(kept)] = prepared.pixels, prepared.found
                 kept.append(sample)
             if on_image:
                 on_image()
@@ -414,6 +433,7 @@ def load_images(
         tuple(kept),
         tuple(unreadable),
         prepared=torch.from_numpy(inputs[: len(kept)]) if margin > 1 else None,
+        found=found[: len(kept)],
     )
 
 
@@ -431,7 +451,8 @@ def join_images(sets: Sequence[ImageSet]) -> ImageSet:
         tuple(sample for part in sets for sample in part.samples),
         tuple(unreadable for part in sets for unreadable in part.unreadable),
         torch.cat([torch.full((len(part),), number) for number, part in enumerate(sets)]),
-        torch.cat([part.inputs for part in sets]),
+        torch.cat([part.inputs for part in sets]) if any(part.prepared is not None for part in sets) else None,
+        torch.cat([torch.ones(len(part), dtype=torch.bool) if part.found is None else part.found for part in sets]),
     )
 
 

@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score
 from core.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -68,9 +68,14 @@ class Level(Settings):
     accuracy: Interval
     balanced_accuracy: Interval = Field(description="mean recall of the classes")
     macro_f1: Interval
-    ece: Interval = Field(description="expected calibration error, 15 bins of equal width (Naeini et al. 2015)")
+    ece: Interval = Field(
+        description="expected calibration error, 15 bins of equal width (Naeini et al. 2015); like every such estimate"
+        " it is too high where there are few images, and so is its interval"
+    )
     aurc: Interval = Field(description="area under the risk-coverage curve (Geifman et al. 2019, arXiv:1805.08206)")
-    errors_caught: Interval = Field(description="share of the errors among the least confident tenth")
+    errors_caught: Interval | None = Field(
+        description="share of the errors among the least confident tenth; none where there are no errors"
+    )
     per_class: dict[str, ClassScores]
     confusion: list[list[int]] = Field(description="rows: labelled class, columns: predicted class")
     reliability: list[dict[str, float]] = Field(description="per bin: count, mean confidence, accuracy")
@@ -82,7 +87,9 @@ class Evaluation(Settings):
 
     sources: int = Field(description="different sources")
     image: Level
-    source: Level = Field(description="of the mean probability of each source's images")
+    source: Level = Field(
+        description="of the mean probability of each source's images; a source with several labels counts once for each"
+    )
     flags: dict[str, float] = Field(description="share flagged, share of the errors that are flagged, per flag")
 
 
@@ -121,16 +128,21 @@ class Predicted:
     ood: Array
 
     def by_source(self) -> Predicted:
-        """Return one row per source: the mean over its images. Where sources are named, others are left out."""
+        """Return one row per source and label: the mean over its images; images without a source are left out.
+
+        Where no source is named, every image is one.
+        """
         rows = self.named if self.named.any() else ~self.named
-        keys, first, members = np.unique(self.sources[rows], return_index=True, return_inverse=True)
+        pairs = np.stack((self.sources[rows], self.labels[rows]), 1)
+        keys, first, members = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
+        members = members.ravel()
         counts = np.bincount(members, minlength=len(keys)).astype(float)
         mean = np.stack([np.bincount(members, column) for column in self.probabilities[rows].T], 1) / counts[:, None]
         return replace(
             self,
             probabilities=mean,
             labels=self.labels[rows][first],
-            sources=keys,
+            sources=keys[:, 0],
             named=np.ones(len(keys), bool),
             flags=("",) * len(keys),
             ood=np.bincount(members, self.ood[rows]) / counts,
@@ -179,24 +191,27 @@ def compare(first: Predicted, second: Predicted, *, resamples: int = 1000, seed:
     return Comparison(**differences, only_first_right=only_first, only_second_right=only_second, p_value=p_value)
 
 
-def separation(known: Array, unknown: Array, *, resamples: int = 1000, seed: int = 0) -> Interval:
+def separation(
+    known: Array, unknown: Array, sources: NDArray[np.int64], *, resamples: int = 1000, seed: int = 0
+) -> Interval:
     """Return the area under the ROC curve of a score that shall be higher on unknown images.
 
     Args:
-        known: Scores of images of the known classes (N,), independent of each other.
+        known: Scores of images of the known classes (N,).
         unknown: Scores of other images (M,).
+        sources: Number of each image's source, the known ones' first, (N + M,); they are what is resampled.
         resamples: Bootstrap resamples.
         seed: Of the resampling.
     """
     generator = np.random.default_rng(seed)
-
-    def area(one: Array, two: Array) -> float:
-        return float(roc_auc_score(np.r_[np.zeros(len(one)), np.ones(len(two))], np.r_[one, two]))
-
-    draws = [
-        area(generator.choice(known, len(known)), generator.choice(unknown, len(unknown))) for _ in range(resamples)
-    ]
-    return _interval(area(known, unknown), np.array(draws))
+    truth, scores = np.r_[np.zeros(len(known)), np.ones(len(unknown))], np.r_[known, unknown]
+    weights = np.zeros((resamples, len(scores)))
+    for side in (truth == 0, truth == 1):
+        keys, members = np.unique(sources[side], return_inverse=True)
+        drawn = generator.multinomial(len(keys), np.full(len(keys), 1 / len(keys)), resamples)
+        weights[:, side] = drawn[:, members]
+    draws = [float(roc_auc_score(truth, scores, sample_weight=weight)) for weight in weights]
+    return _interval(float(roc_auc_score(truth, scores)), np.array(draws))
 
 
 @dataclass(frozen=True)
@@ -221,6 +236,8 @@ class _Sums:
         guess = probabilities.argmax(axis=1)
         right = (guess == labels).astype(float)
         nats = -np.log(np.clip(probabilities[np.arange(len(labels)), labels], _SMALLEST, 1.0))
+        strata = labels[first].copy()
+        strata[members[labels != strata[members]]] = classes  # sources with several labels: a stratum of their own
         confusion = np.zeros((len(keys), classes, classes))
         np.add.at(confusion, (members, labels, guess), 1.0)
         bins = np.zeros((len(keys), _BINS, 3))
@@ -228,7 +245,7 @@ class _Sums:
         np.add.at(bins, (members, place), np.stack((np.ones_like(confident), confident, right), 1))
         order = np.argsort(-confident, kind="stable")
         loss = np.bincount(members, nats, minlength=len(keys)).astype(float)
-        return cls(predicted.class_names, labels[first], confusion, loss, bins, members, order, 1 - right)
+        return cls(predicted.class_names, strata, confusion, loss, bins, members, order, 1 - right)
 
     def statistics(self, weights: Array | None) -> dict[str, Array]:
         """Return every score for each row of weights per source (R, S); without weights, for all sources once."""
@@ -258,6 +275,8 @@ class _Sums:
     def _selective(self, weights: Array) -> tuple[Array, Array]:
         """Return the area under the risk-coverage curve, and the share of errors in the least confident tenth."""
         rows = max(1, _BLOCK // len(self.order))
+        if not len(weights):
+            return np.zeros(0), np.zeros(0)
         parts = [self._selective_block(weights[start : start + rows]) for start in range(0, len(weights), rows)]
         return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
@@ -270,7 +289,7 @@ class _Sums:
         # What lies past the first nine tenths; a weight that straddles the border counts by its part.
         inside = np.clip((1 - _FLAGGED_SHARE) * total - (covered - weight), 0, weight)
         kept = (inside * self.wrong[self.order]).sum(axis=1)
-        return aurc, 1 - _ratio(kept, failed[:, 0])
+        return aurc, np.where(failed[:, 0] > 0, 1 - _ratio(kept, failed[:, 0]), np.nan)
 
 
 def _ratio(part: Array, whole: Array) -> Array:
@@ -288,6 +307,7 @@ def _draw(sums: _Sums, resamples: int, seed: int) -> Array:
 
 
 def _interval(point: float, draws: Array) -> Interval:
+    draws = draws[~np.isnan(draws)]
     if not len(draws):
         return Interval(value=point)
     low, high = np.quantile(draws, (0.025, 0.975))
@@ -304,8 +324,9 @@ def _level(predicted: Predicted, resamples: int, seed: int) -> Level:
         return _interval(float(point[name][where][0]), drawn[name][where] if resamples else np.zeros(0))
 
     confusion = sums.confusion.sum(axis=0).astype(int)
-    names = ("loss", "accuracy", "balanced_accuracy", "macro_f1", "ece", "aurc", "errors_caught")
-    plain: Mapping[str, Any] = {name: scored(name) for name in names}
+    names = ("loss", "accuracy", "balanced_accuracy", "macro_f1", "ece", "aurc")
+    plain: dict[str, Any] = {name: scored(name) for name in names}
+    plain["errors_caught"] = scored("errors_caught") if sums.wrong.any() else None
     return Level(
         n=len(predicted.labels),
         **plain,

@@ -35,11 +35,14 @@ class Link:
 
 @dataclass
 class ViewGroups:
-    """Groups images as they come; each is compared with the few kept images that its features point at."""
+    """Groups images as they come; each is compared with the few kept images that its features point at.
+
+    What is kept grows with the number of fields, about 100 KB for each, and so does the time per image.
+    """
 
     links: list[Link] = field(default_factory=list)
     _sets: DisjointSet = field(default_factory=DisjointSet)
-    _kept: list[tuple[int, Features]] = field(default_factory=list)
+    _kept: list[tuple[int, NDArray[np.float32], NDArray[np.float16]]] = field(default_factory=list)
     _index: NDArray[np.float32] = field(default_factory=lambda: np.zeros((4096, 128), np.float32))
     _owners: NDArray[np.int64] = field(default_factory=lambda: np.zeros(4096, np.int64))
     _used: int = 0
@@ -54,16 +57,20 @@ class ViewGroups:
         self._sets.add(image)
         closest = 0
         for position in self._candidates(features):
-            other, theirs = self._kept[position]
+            other, points, descriptors = self._kept[position]
             if self._sets.connected(image, other) and closest >= _CLOSE:
                 continue
-            registration = register(features, theirs)
+            registration = register(features, Features(points, descriptors.astype(np.float32)))
             if registration.same_field:
                 self.links.append(Link(image, other, registration))
                 self._sets.merge(image, other)
                 closest = max(closest, registration.inliers)
         if closest < _CLOSE:
             self._keep(image, features)
+
+    def join(self, image: int, other: int) -> None:
+        """Put two images into one group for a reason that their features need not show."""
+        self._sets.merge(image, other)
 
     def groups(self) -> list[list[int]]:
         """Return the groups, each sorted, ordered by their first image."""
@@ -91,4 +98,4 @@ class ViewGroups:
         self._index[self._used : needed] = strongest
         self._owners[self._used : needed] = len(self._kept)
         self._used = needed
-        self._kept.append((image, features))
+        self._kept.append((image, features.points, features.descriptors.astype(np.float16)))

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from core.cell import find_white_cell
+from core.cell import Box
+from core.gradcam import CELL_CENTRE
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-    from core.cell import Box
 
 __all__ = ["Pointing", "point"]
 
@@ -35,38 +34,39 @@ class Pointing:
     centre_of_crop: bool
 
 
-def point(rgb: NDArray[np.uint8], cam: NDArray[np.float32], box: Box) -> Pointing | None:
-    """Compare a map's peak with the white cell, found by colour.
+def point(
+    cell: NDArray[np.bool_] | None, cam: NDArray[np.float32], box: Box, height: int, width: int
+) -> Pointing | None:
+    """Compare a map's peak with the white cell.
 
     Args:
-        rgb: Image, (H, W, 3) uint8.
-        cam: Map in [0, 1], (h, w) float32, covering `box`.
-        box: The part of the image that the network saw.
+        cell: What `find_white_cell` found, (h, w).
+        cam: Map in [0, 1], (rows, columns) float32, covering `box`. A map that is zero everywhere hits nothing.
+        box: The part of the image that the network saw, in its pixels.
+        height: Height of the image.
+        width: Width of the image.
 
     Returns:
-        None where the image shows no white cell, or the map is zero everywhere.
+        None where the image shows no white cell.
     """
-    cell = find_white_cell(rgb)
-    if cell is None or not cam.any():
+    if cell is None:
         return None
-    height, width = cell.shape
-    row, column = _peak(cam, box)
-    top, bottom = max(0, round(box.top)), max(1, round(box.bottom))
-    left, right = max(0, round(box.left)), max(1, round(box.right))
-    crop = cell[top:bottom, left:right]
+    down, across = cell.shape[0] / height, cell.shape[1] / width
+    part = Box(box.left * across, box.top * down, box.right * across, box.bottom * down)
+    row, column = divmod(int(cam.argmax()), cam.shape[1])
+    down, across = ((place + CELL_CENTRE) / count for place, count in zip((row, column), cam.shape, strict=True))
+    crop = cell[round(part.top) : max(1, round(part.bottom)), round(part.left) : max(1, round(part.right))]
     return Pointing(
-        hit=bool(cell[min(row, height - 1), min(column, width - 1)]),
+        hit=bool(cam.any()) and _at(cell, part, down, across),
         chance=float(cell.mean()),
         chance_in_crop=float(crop.mean()),
-        centre=bool(cell[height // 2, width // 2]),
-        centre_of_crop=bool(crop[crop.shape[0] // 2, crop.shape[1] // 2]),
+        centre=_at(cell, Box(0, 0, cell.shape[1], cell.shape[0]), 0.5, 0.5),
+        centre_of_crop=_at(cell, part, 0.5, 0.5),
     )
 
 
-def _peak(cam: NDArray[np.float32], box: Box) -> tuple[int, int]:
-    """Return the pixel (row, column) at the centre of a map's largest value, where enlarging puts its peak."""
-    row, column = divmod(int(cam.argmax()), cam.shape[1])
-    return (
-        int(box.top + (row + 0.5) * (box.bottom - box.top) / cam.shape[0]),
-        int(box.left + (column + 0.5) * (box.right - box.left) / cam.shape[1]),
-    )
+def _at(cell: NDArray[np.bool_], part: Box, down: float, across: float) -> bool:
+    """Look up a place that is given as shares of the height and width of a part of the mask."""
+    row = min(int(part.top + down * (part.bottom - part.top)), cell.shape[0] - 1)
+    column = min(int(part.left + across * (part.right - part.left)), cell.shape[1] - 1)
+    return bool(cell[row, column])

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from core.errors import SettingsError
+from core.gradcam import CELL_CENTRE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,11 +50,9 @@ def _enlarge(cam: NDArray[np.float32], box: Box, pixels: tuple[int, int, int, in
     rows, columns = cam.shape
     left, top, right, bottom = pixels
     scale_x, scale_y = (box.right - box.left) / columns, (box.bottom - box.top) / rows
-    # Pixel centres: cell i of the map lies at (i + 0.5) * scale + offset - 0.5 in the image.
-    matrix = np.array(
-        [[scale_x, 0, box.left + 0.5 * scale_x - 0.5 - left], [0, scale_y, box.top + 0.5 * scale_y - 0.5 - top]],
-        np.float32,
-    )
+    # In pixel centres, value i of the map lies at (i + CELL_CENTRE) * scale + offset - 0.5 in the image.
+    shift_x, shift_y = CELL_CENTRE * scale_x - 0.5, CELL_CENTRE * scale_y - 0.5
+    matrix = np.array([[scale_x, 0, box.left + shift_x - left], [0, scale_y, box.top + shift_y - top]], np.float32)
     size = (right - left, bottom - top)
     part = cv2.warpAffine(cam, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(part, np.float32)

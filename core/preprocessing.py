@@ -105,26 +105,26 @@ class Preprocessing(Settings):
 
 
 def crop_with_margin(
-    rgb: NDArray[np.uint8], preprocessing: Preprocessing, margin: float
-) -> tuple[NDArray[np.uint8], bool]:
+    rgb: NDArray[np.uint8], preprocessing: Preprocessing, margin: float, box: Box
+) -> NDArray[np.uint8]:
     """Prepare a picture for training, with room around the input for rotation and shift.
 
     Args:
         rgb: Decoded picture, (H, W, 3) uint8.
         preprocessing: The record that the network will be used with.
         margin: Side of the result relative to the network's input, 1 or more.
+        box: The part that `Preprocessing.prepare` shows.
 
     Returns:
         Pixels (round(height * margin), round(width * margin), 3) uint8 at the scale of
-        `Preprocessing.prepare`, mirrored where they reach past the image, and whether the cell was found.
+        `Preprocessing.prepare`, mirrored where they reach past the image.
     """
-    box, found = preprocessing.locate(rgb)
     extra_x, extra_y = ((box.right - box.left) * (margin - 1) / 2, (box.bottom - box.top) * (margin - 1) / 2)
     pad = int(np.ceil(max(extra_x, extra_y))) + 1 if margin > 1 else 0
     padded = np.asarray(cv2.copyMakeBorder(rgb, pad, pad, pad, pad, cv2.BORDER_REFLECT_101), np.uint8)
     wide = Box(box.left - extra_x + pad, box.top - extra_y + pad, box.right + extra_x + pad, box.bottom + extra_y + pad)
     width, height = round(preprocessing.width * margin), round(preprocessing.height * margin)
-    return preprocessing.balance(_resize(padded, wide, width, height), rgb), found
+    return preprocessing.balance(_resize(padded, wide, width, height), rgb)
 
 
 def _resize(rgb: NDArray[np.uint8], box: Box, width: int, height: int) -> NDArray[np.uint8]:

@@ -49,7 +49,9 @@ class TrainingConfig(Settings):
     schedule: Literal["step", "one-cycle"] = Field("step", description="step: StepLR per epoch; one-cycle per step")
     step_size: int = Field(7, ge=1, description="epochs between decays (step)")
     gamma: float = Field(0.1, gt=0, le=1, description="factor of each decay (step)")
-    patience: int = Field(5, ge=1, description="epochs without a better validation loss before stopping")
+    patience: int = Field(
+        5, ge=1, description="epochs without a better validation loss before stopping, where the best are kept"
+    )
     keep: Literal["best", "last"] = Field(
         "best", description="weights to keep: of the best validation loss, or of the last epoch (for one-cycle)"
     )
@@ -199,7 +201,7 @@ class Trainer:
     @property
     def finished(self) -> bool:
         """Whether the last epoch is done or patience has run out."""
-        late = 0 if self.validation is None else self.progress.epoch - self.progress.best_epoch
+        late = self.progress.epoch - self.progress.best_epoch if self.config.keep == "best" else 0
         return self.progress.epoch >= self.config.epochs or (self.progress.epoch > 0 and late >= self.config.patience)
 
     def _run_epoch(self, on_step: Callable[[int], object] | None) -> Epoch:

@@ -23,6 +23,9 @@ ENOUGH_INLIERS = 10
 """Features that must agree on one plausible map before two images count as views of one field."""
 
 _WORKING_SIDE = 320
+_LARGEST_FACTOR = 4.0
+"""Enlarging a tiny crop further only makes up features that all such crops share."""
+
 _MARGIN = 6.0
 _RATIO = 0.85
 _TOLERANCE = 4.0
@@ -36,7 +39,7 @@ class Features:
     """Local features of one image, the strongest first.
 
     Attributes:
-        points: Places in pixels of a copy whose longer side has 320 pixels, (N, 2) float32.
+        points: Places in pixels of a copy whose longer side has at most 320 pixels, (N, 2) float32.
         descriptors: RootSIFT of unit length, (N, 128) float32.
     """
 
@@ -73,7 +76,7 @@ def find_features(rgb: NDArray[np.uint8], limit: int = 250) -> Features:
         rgb: Image, (H, W, 3) uint8.
         limit: Most features to keep.
     """
-    factor = _WORKING_SIDE / max(rgb.shape[:2])
+    factor = min(_WORKING_SIDE / max(rgb.shape[:2]), _LARGEST_FACTOR)
     size = (max(1, round(rgb.shape[1] * factor)), max(1, round(rgb.shape[0] * factor)))
     grey = cv2.cvtColor(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
     mask = cv2.erode(np.asarray(grey > 12, np.uint8), np.ones((9, 9), np.uint8), borderValue=1)

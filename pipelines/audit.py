@@ -28,15 +28,23 @@ from sklearn.metrics.cluster import pair_confusion_matrix
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
-from core.dataset import ClassFolders, Sample, Unreadable, read_groups, read_linked_groups, read_splits
+from core.dataset import (
+    ClassFolders,
+    Sample,
+    Unreadable,
+    read_groups,
+    read_linked_groups,
+    read_picture,
+    read_splits,
+)
 from core.decoder import decode
-from core.errors import DataError, ImageError, SettingsError
+from core.errors import DataError
 from core.grouping import ViewGroups
 from core.overlay import encode_jpeg, shrink_to
 from core.settings import Settings
 from core.views import Features, find_features
-from pipelines.command import run_command
-from pipelines.progress import Progress
+from pipelines.command import refuse_existing, run_command
+from pipelines.progress import Progress, say
 from pipelines.report import RESEARCH_ONLY, render
 from pipelines.tables import write_table
 
@@ -51,6 +59,7 @@ _THUMBNAIL = 16
 _NEAR = 3.0
 """Root-mean-square difference, in 8-bit levels over a 16x16 thumbnail, below which two images are near duplicates."""
 _PICTURE = 320
+_AT_ONCE = 1024
 
 
 class AuditSettings(Settings):
@@ -81,6 +90,7 @@ class _Entry:
     name: str
     split: str
     label: str
+    source: str | None
     digest: bytes
     thumbnail: NDArray[np.uint8]
 
@@ -101,6 +111,8 @@ class Audit:
         entries: The readable images.
         groups: Groups of entries that show one field, by their numbers.
         unreadable: Files that could not be decoded.
+        exact: Pairs of images with the same pixels.
+        near: Pairs of images that look the same.
     """
 
     def __init__(self, splits: dict[str, ClassFolders], root: Path, threads: int) -> None:
@@ -118,22 +130,24 @@ class Audit:
                     progress.advance()
         if not self.entries:
             raise DataError("nothing-readable", f"None of the {len(work)} images under {root} can be read.")
+        self.exact = self._exact_duplicates()
+        self.near = self._near_duplicates()
+        for pair in (*self.exact, *self.near):
+            self._views.join(pair.one, pair.other)
         self.groups = self._views.groups()
         self.group_of = {image: number for number, group in enumerate(self.groups) for image in group}
 
     def _read(self, split: str, data: ClassFolders, sample: Sample) -> Unreadable | tuple[_Entry, Features]:
-        try:
-            rgb = decode(sample.path.read_bytes()).rgb
-        except ImageError as error:
-            return Unreadable(sample.path, error.code, error.message)
-        except OSError as error:
-            return Unreadable(sample.path, "unreadable", f"The file cannot be read ({error.strerror}).")
+        picture = read_picture(sample.path)
+        if isinstance(picture, Unreadable):
+            return picture
+        rgb = picture.rgb
         digest = hashlib.sha256(repr(rgb.shape).encode() + rgb.tobytes()).digest()
         thumbnail = cv2.resize(rgb, (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA)
         name = sample.path.relative_to(self.root).as_posix()
-        entry = _Entry(
-            sample.path, name, split, data.class_names[sample.label], digest, np.asarray(thumbnail, np.uint8)
-        )
+        label = data.class_names[sample.label]
+        small = np.asarray(thumbnail, np.uint8)
+        entry = _Entry(sample.path, name, split, label, sample.source, digest, small)
         return entry, find_features(rgb)
 
     def _add(self, result: Unreadable | tuple[_Entry, Features]) -> None:
@@ -144,23 +158,28 @@ class Audit:
         self._views.add(len(self.entries), features)
         self.entries.append(entry)
 
-    def exact_duplicates(self) -> list[Pair]:
+    def _exact_duplicates(self) -> list[Pair]:
         """Return pairs of images with the same pixels, each with the first of its kind."""
         first: dict[bytes, int] = {}
         pairs = [(first.setdefault(entry.digest, number), number) for number, entry in enumerate(self.entries)]
         return [Pair(one, other, "same pixels") for one, other in pairs if one != other]
 
-    def near_duplicates(self) -> list[Pair]:
-        """Return pairs of images that look the same at 16x16 pixels and are not exact duplicates."""
-        pixels = np.stack([entry.thumbnail for entry in self.entries]).reshape(len(self.entries), -1)
-        neighbours = NearestNeighbors(radius=_NEAR * pixels.shape[1] ** 0.5, algorithm="brute")
-        found = neighbours.fit(pixels.astype(np.float32)).radius_neighbors(return_distance=False)
-        pairs = [(one, int(other)) for one, others in enumerate(found) for other in sorted(others) if one < other]
-        return [
-            Pair(one, other, "look the same")
-            for one, other in pairs
-            if self.entries[one].digest != self.entries[other].digest
-        ]
+    def _near_duplicates(self) -> list[Pair]:
+        """Return, for each image that looks the same at 16x16 pixels as an earlier one, the pair of the two."""
+        copies = {pair.other for pair in self.exact}
+        rows = np.array([number for number in range(len(self.entries)) if number not in copies])
+        pixels = np.stack([self.entries[row].thumbnail for row in rows]).reshape(len(rows), -1).astype(np.float32)
+        neighbours = NearestNeighbors(radius=_NEAR * pixels.shape[1] ** 0.5, algorithm="brute").fit(pixels)
+        pairs: list[Pair] = []
+        for start in range(0, len(rows), _AT_ONCE):
+            found = neighbours.radius_neighbors(pixels[start : start + _AT_ONCE], return_distance=False)
+            first = [int(others.min()) for others in found]
+            pairs += [
+                Pair(int(rows[earliest]), int(rows[start + place]), "look the same")
+                for place, earliest in enumerate(first)
+                if earliest < start + place
+            ]
+        return pairs
 
     def shared(self) -> list[Pair]:
         """Return, for every group that reaches over several splits, a pair of images across them."""
@@ -175,7 +194,7 @@ class Audit:
         return self._across(lambda entry: entry.label)
 
     def _across(self, key: Callable[[_Entry], str]) -> list[Pair]:
-        """Return one pair per group and per two values of `key` in it, one that agrees directly where there is one."""
+        """Return pairs of one group with different values of `key`: those that agree directly, and one for the rest."""
         found: dict[tuple[int, frozenset[str]], Pair] = {}
         best: dict[tuple[int, frozenset[str]], int] = {}
         for link in self._views.links:
@@ -211,23 +230,13 @@ class Audit:
         """Return the name of the source that an image was put into."""
         return f"field-{self.group_of[image] + 1:05d}"
 
-    def agreement(self, named: dict[str, str], linked: dict[str, str]) -> dict[str, Any]:
-        """Compare the groups with named ones, over all pairs of images that have a named source.
-
-        Args:
-            named: Path relative to the data set to source.
-            linked: Source to the source that it shows the same cell as.
-        """
-        found, truth = [], []
-        for number, entry in enumerate(self.entries):
-            source = named.get(entry.name)
-            if source:
-                found.append(self.group_of[number])
-                truth.append(linked.get(source) or source)
-        if not found:
-            raise DataError(
-                "groups-mismatch", "No path in the file given with --compare names an image of the data set."
-            )
+    def agreement(self) -> dict[str, Any] | None:
+        """Compare the groups with named ones, over all pairs of images that have a named source."""
+        named = [number for number, entry in enumerate(self.entries) if entry.source]
+        if not named:
+            return None
+        found = [self.group_of[number] for number in named]
+        truth = [self.entries[number].source for number in named]
         (apart, merged), (split, together) = (pair_confusion_matrix(truth, found) // 2).tolist()
         return {
             "images": len(found),
@@ -244,29 +253,35 @@ def audit(settings: AuditSettings) -> int:
     Raises:
         LeukorayError: Where data or options cannot be used.
     """
-    if settings.out.exists() and (not settings.out.is_dir() or any(settings.out.iterdir())):
-        raise SettingsError("report-exists", f"{settings.out} exists already; choose another folder or remove it.")
+    refuse_existing(settings.out)
     threads = settings.threads or torch.get_num_threads()
-    named = read_groups(settings.compare) if settings.compare else None
-    linked = read_linked_groups(settings.linked_groups) if settings.linked_groups else {}
-    cv2.setNumThreads(1)
-    with threadpool_limits(1):  # the images are the parallel part
-        result = Audit(read_splits(settings.data), settings.data, threads)
-    agreement = result.agreement(named, linked) if named is not None else None
+    splits = read_splits(settings.data)
+    if settings.compare:
+        linked = read_linked_groups(settings.linked_groups) if settings.linked_groups else {}
+        linked = {source: same or source for source, same in linked.items()}
+        splits = {name: data.with_groups(read_groups(settings.compare), linked) for name, data in splits.items()}
+    say(f"splits: {', '.join(splits)}" if len(splits) > 1 else "one set of class folders, not divided into splits")
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)  # the images are the parallel part
+    try:
+        with threadpool_limits(1):
+            result = Audit(splits, settings.data, threads)
+    finally:
+        cv2.setNumThreads(before)
     settings.out.mkdir(parents=True, exist_ok=True)
-    record = _write(result, settings, agreement)
+    record = _write(result, settings)
     print(json.dumps(record["found"], indent=2))
-    print(f"report: {settings.out / 'index.html'}", file=sys.stderr)
+    say(f"report: {settings.out / 'index.html'}")
     return 0
 
 
-def _write(result: Audit, settings: AuditSettings, agreement: dict[str, Any] | None) -> dict[str, Any]:
+def _write(result: Audit, settings: AuditSettings) -> dict[str, Any]:
     out, entries = settings.out, result.entries
     kinds = {
         "shared": result.shared() if len(result.splits) > 1 else [],
         "conflicts": result.conflicts(),
-        "exact": result.exact_duplicates(),
-        "near": result.near_duplicates(),
+        "exact": result.exact,
+        "near": result.near,
     }
     counts = result.counts()
     write_table(
@@ -299,7 +314,7 @@ def _write(result: Audit, settings: AuditSettings, agreement: dict[str, Any] | N
             "exact_duplicates": len(kinds["exact"]),
             "near_duplicates": len(kinds["near"]),
             "unreadable": len(result.unreadable),
-            "agreement": agreement,
+            "agreement": result.agreement(),
         },
         "counts": counts,
     }
@@ -316,7 +331,7 @@ def _write(result: Audit, settings: AuditSettings, agreement: dict[str, Any] | N
         research_only=RESEARCH_ONLY,
         drawn=False,
     )
-    (out / "index.html").write_text(page, encoding="utf-8")
+    (out / "index.html").write_text(page, encoding="utf-8", errors="backslashreplace")
     return record
 
 

@@ -25,7 +25,7 @@ ResNet18 that classifies one white blood cell per image: {classes}.
 
 **{research_only}** Another stain, camera or magnification than it was trained
 on can make it fail without a sign. It knows no other cell types: whatever else is in a picture gets one of these
-names.
+names, flagged at best.
 
 ## Input
 
@@ -36,8 +36,10 @@ white cell must then be cut out beforehand.
 ## Training
 
 Recipe `{recipe}`, starting weights `{weights}`, {epochs} epochs, seed {seed}. {training:,} training images;
-{validation:,} images of {sources:,} sources were predicted by networks that had not seen their source
-({how}). In the main data set, images per class: {images}; different sources per class: {source_counts}.{further}
+{validation:,} images of {sources:,} {units} were predicted by networks that had not seen {unit} ({how}).
+In the main data set, images per class: {images}; different sources per class: {source_counts}.
+{left_out:,} images were left out: unreadable, without a named source, or set aside since a test set shows their
+cell.{further}
 
 ## Evaluation
 
@@ -79,8 +81,11 @@ def write_card(name: str, class_names: Sequence[str], record: BundleRecord, metr
         training=data["training_images"],
         validation=data["validation_images"],
         sources=data["validation_sources"],
-        how=f"{training['folds']} folds" if training.get("folds") else "one validation set",
+        units="sources" if data["grouped"] else "unnamed sources",
+        unit="their source" if data["grouped"] else "them, though perhaps other views of their field",
+        how=_how(training),
         images=_counts(data["images"]),
+        left_out=data["left_out"],
         source_counts=_counts(data["sources"]) if any(data["sources"].values()) else "not named",
         further=_further(data),
         headings=" | ".join(class_names),
@@ -94,6 +99,11 @@ def write_card(name: str, class_names: Sequence[str], record: BundleRecord, metr
         max_ood=confidence.max_ood,
         chosen_on=confidence.chosen_on,
     )
+
+
+def _how(training: dict[str, Any]) -> str:
+    chosen = "; the number of epochs was chosen on them" if training.get("keep") == "best" else ""
+    return (f"{training['folds']} folds" if training.get("folds") else "one validation set") + chosen
 
 
 def _evaluations(metrics: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -115,10 +125,13 @@ def _row(label: str, result: dict[str, Any]) -> str:
 
 
 def _class_row(label: str, result: dict[str, Any], class_names: Sequence[str]) -> str:
-    return f"| {label} | {' | '.join(_interval(result['per_class'][name]['f1']) for name in class_names)} |"
+    scores = [result["per_class"][name] for name in class_names]
+    return f"| {label} | {' | '.join(_interval(score['f1']) if score['support'] else '' for score in scores)} |"
 
 
-def _interval(interval: dict[str, float | None]) -> str:
+def _interval(interval: dict[str, float | None] | None) -> str:
+    if interval is None:
+        return "no errors"
     text = f"{interval['value']:.3f}"
     return text if interval["low"] is None else f"{text} ({interval['low']:.3f} to {interval['high']:.3f})"
 
@@ -150,11 +163,18 @@ def _more(looks: dict[str, Any]) -> str:
             )
         if unknown:
             lines.append(
-                f"- {name}: {unknown['n']:,} images of unknown types ({', '.join(unknown['classes'])}) are told from"
+                f"- {name}: {unknown['n']:,} images of {_types(unknown)} are told from"
                 f" the known ones with an AUROC of {_interval(unknown['auroc'])} (largest probability alone:"
                 f" {_interval(unknown['auroc_max_softmax'])}); {unknown['flagged']:.0%} of them are flagged."
             )
     return "\n".join(lines) + "\n" if looks else ""
+
+
+def _types(unknown: dict[str, Any]) -> str:
+    names = ", ".join(unknown["classes"])
+    if unknown["taught"]:
+        return f"no known class ({names}; other images of {', '.join(unknown['taught'])} were taught as outliers)"
+    return f"no known class ({names}, of which nothing was taught)"
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -10,13 +10,14 @@ import pyarrow as pa
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, CliApp, PydanticBaseSettingsSource, SettingsConfigDict
 
-from core.errors import LeukorayError
+from core.errors import LeukorayError, SettingsError
 from core.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
-__all__ = ["FAILED", "USAGE", "run_command"]
+__all__ = ["FAILED", "USAGE", "refuse_existing", "run_command"]
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -60,6 +61,16 @@ def run_command(model: type[_Model], work: Callable[[_Model], int], argv: Sequen
         return INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def refuse_existing(out: Path) -> None:
+    """Refuse an output folder that is there and not empty.
+
+    Raises:
+        SettingsError: With code ``out-exists``.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise SettingsError("out-exists", f"{out} exists already; choose another folder or remove it.")
 
 
 def _parse(model: type[_Model], arguments: list[str]) -> _Model:

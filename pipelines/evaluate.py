@@ -20,24 +20,26 @@ from sklearn.metrics import classification_report
 from sklearn.model_selection import train_test_split
 
 from core.bundle import Bundle, load_bundle
-from core.dataset import ClassFolders, Sample, Unreadable, read_class_folders, read_linked_groups
-from core.errors import DataError, ImageError, SettingsError
+from core.cell import find_white_cell
+from core.dataset import ClassFolders, Sample, Unreadable, read_class_folders, read_linked_groups, read_picture
+from core.errors import DataError, SettingsError
 from core.evaluation import Comparison, Evaluation, Interval, Predicted, compare, evaluate, separation
 from core.localisation import Pointing, point
 from core.overlay import encode_jpeg, panel, shrink_to
 from core.predictor import Prediction, Predictor, choose_device
 from core.settings import Settings
-from pipelines.command import run_command
+from pipelines.command import refuse_existing, run_command
 from pipelines.plots import confusion_png, ood_png, reliability_png, risk_coverage_png
 from pipelines.progress import Progress, say
-from pipelines.record import record_look
+from pipelines.record import check_look, record_look
 from pipelines.report import RESEARCH_ONLY, render
 from pipelines.tables import write_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from core.decoder import Picture
+    from numpy.typing import NDArray
+
     from core.preprocessing import Prepared
 
 __all__ = ["EvaluateSettings", "main", "run"]
@@ -74,6 +76,15 @@ class EvaluateSettings(Settings):
     seed: int = Field(0, ge=0, description="of the resampling and of the notebook's split")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     threads: int | None = Field(None, ge=1, description="torch and decoding threads (default: all cores)")
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What is kept of a picture until its heatmap is there: its white cell, and its size."""
+
+    cell: NDArray[np.bool_] | None
+    height: int
+    width: int
 
 
 @dataclass(frozen=True)
@@ -116,8 +127,7 @@ def run(settings: EvaluateSettings) -> int:
     Raises:
         LeukorayError: Where bundle, data or options cannot be used.
     """
-    if settings.out.exists() and (not settings.out.is_dir() or any(settings.out.iterdir())):
-        raise SettingsError("report-exists", f"{settings.out} exists already; choose another folder or remove it.")
+    refuse_existing(settings.out)
     bundle = load_bundle(settings.bundle)
     second = load_bundle(settings.compare) if settings.compare else None
     if second and second.class_names != bundle.class_names:
@@ -126,6 +136,8 @@ def run(settings: EvaluateSettings) -> int:
         )
     torch.set_num_threads(settings.threads or torch.get_num_threads())
     data = _read_data(settings, bundle)
+    if settings.record:
+        check_look(bundle, settings.record, data.fingerprint)
     results = _predict(bundle, data.samples, settings)
     known = [row for row, sample in enumerate(results.samples) if sample.label < len(bundle.class_names)]
     if not known:
@@ -153,12 +165,14 @@ def run(settings: EvaluateSettings) -> int:
     if settings.record:
         record_look(settings.bundle, settings.record, record)
     _print(record, bundle)
-    print(f"report: {settings.out / 'index.html'}", file=sys.stderr)
+    say(f"report: {settings.out / 'index.html'}")
     return 0
 
 
 def _read_data(settings: EvaluateSettings, bundle: Bundle) -> ClassFolders:
     names = (*bundle.class_names, *settings.unknown)
+    if missing := [name for name in settings.unknown if not (settings.data / name).is_dir()]:
+        raise DataError("no-classes", f"{settings.data} holds no folder {missing[0]}, which --unknown names.")
     try:
         data = read_class_folders(settings.data, names)
     except DataError as error:
@@ -181,13 +195,12 @@ def _predict(bundle: Bundle, samples: Sequence[Sample], settings: EvaluateSettin
     pointings: list[Pointing | None] = []
     unreadable: list[Unreadable] = []
 
-    def prepare(sample: Sample) -> tuple[Picture, Prepared] | Unreadable:
-        try:
-            return predictor.prepare(sample.path.read_bytes())
-        except ImageError as error:
-            return Unreadable(sample.path, error.code, error.message)
-        except OSError as error:
-            return Unreadable(sample.path, "unreadable", f"The file cannot be read ({error.strerror}).")
+    def prepare(sample: Sample) -> tuple[_Seen, Prepared] | Unreadable:
+        picture = read_picture(sample.path)
+        if isinstance(picture, Unreadable):
+            return picture
+        height, width = picture.rgb.shape[:2]
+        return _Seen(find_white_cell(picture.rgb), height, width), bundle.record.preprocessing.prepare(picture.rgb)
 
     with (
         Progress(len(samples), "images") as progress,
@@ -195,14 +208,14 @@ def _predict(bundle: Bundle, samples: Sequence[Sample], settings: EvaluateSettin
     ):
         for start in range(0, len(samples), _BATCH):
             block = samples[start : start + _BATCH]
-            usable: list[tuple[Sample, Picture, Prepared]] = []
+            usable: list[tuple[Sample, _Seen, Prepared]] = []
             for sample, result in zip(block, pool.map(prepare, block), strict=True):
                 if isinstance(result, Unreadable):
                     unreadable.append(result)
                 else:
                     usable.append((sample, *result))
             found = predictor.predict([prepared for _, _, prepared in usable])
-            pointings.extend(pool.map(_point, [picture for _, picture, _ in usable], found))
+            pointings.extend(_point(seen, prediction) for (_, seen, _), prediction in zip(usable, found, strict=True))
             predictions.extend(replace(prediction, cam=None) for prediction in found)
             kept.extend(sample for sample, _, _ in usable)
             progress.advance(len(block))
@@ -211,8 +224,10 @@ def _predict(bundle: Bundle, samples: Sequence[Sample], settings: EvaluateSettin
     return _Results(tuple(kept), tuple(predictions), tuple(pointings), tuple(unreadable))
 
 
-def _point(picture: Picture, prediction: Prediction) -> Pointing | None:
-    return point(picture.rgb, prediction.cam, prediction.box) if prediction.cam is not None else None
+def _point(seen: _Seen, prediction: Prediction) -> Pointing | None:
+    if prediction.cam is None:
+        return None
+    return point(seen.cell, prediction.cam, prediction.box, seen.height, seen.width)
 
 
 def _pointing(pointings: Sequence[Pointing | None]) -> dict[str, float]:
@@ -232,16 +247,17 @@ def _unknown(
     if not rows:
         return None
     unknown = results.select(rows)
-    known = predicted.by_source() if predicted.named.any() else predicted
-    scores = np.array([p.ood for p in unknown.predictions], np.float64)
-    confidence = np.array([p.confidence for p in unknown.predictions], np.float64)
+    others = unknown.predicted(bundle.class_names)
+    sources = np.r_[predicted.sources, others.sources]
     flags = [p.flag for p in unknown.predictions]
+    options = {"resamples": settings.resamples, "seed": settings.seed}
     return {
         "classes": settings.unknown,
         "n": len(rows),
-        "auroc": separation(known.ood, scores, resamples=settings.resamples, seed=settings.seed).model_dump(),
+        "taught": [name for name in settings.unknown if name in bundle.record.data.get("outliers", [])],
+        "auroc": separation(predicted.ood, others.ood, sources, **options).model_dump(),
         "auroc_max_softmax": separation(
-            -known.probabilities.max(axis=1), -confidence, resamples=settings.resamples, seed=settings.seed
+            -predicted.probabilities.max(axis=1), -others.probabilities.max(axis=1), sources, **options
         ).model_dump(),
         "flagged": float(np.mean([flag != "" for flag in flags])),
         "flagged_out_of_distribution": float(np.mean([flag == "out-of-distribution" for flag in flags])),
@@ -261,10 +277,10 @@ def _notebook(mine: _Results, bundle: Bundle, settings: EvaluateSettings) -> dic
     labels = [sample.label for sample in mine.samples]
     rows = list(range(len(labels)))
     try:
-        sides: list[list[int]] = train_test_split(rows, test_size=0.7, stratify=labels, random_state=settings.seed)
+        sides: list[list[int]] = train_test_split(rows, test_size=0.3, stratify=labels, random_state=settings.seed)
     except ValueError as error:
         raise DataError("too-few-images", f"The notebook's 30/70 split needs more images ({error}).") from None
-    validation, test = sides
+    test, validation = sides
     part = mine.select(test).predicted(bundle.class_names)
     evaluation = evaluate(part, resamples=settings.resamples, seed=settings.seed)
     sources = {mine.samples[row].source for row in test} - {None}
@@ -323,7 +339,7 @@ def _write(
         research_only=RESEARCH_ONLY,
         drawn=False,
     )
-    (out / "index.html").write_text(page, encoding="utf-8")
+    (out / "index.html").write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def _tables(out: Path, bundle: Bundle, evaluation: Evaluation, results: _Results, settings: EvaluateSettings) -> None:
@@ -347,7 +363,8 @@ def _tables(out: Path, bundle: Bundle, evaluation: Evaluation, results: _Results
     )
     levels = (("image", evaluation.image), ("source", evaluation.source))
     scores = ("loss", "accuracy", "balanced_accuracy", "macro_f1", "ece", "aurc", "errors_caught")
-    overall = ((level, "", score, getattr(result, score)) for level, result in levels for score in scores)
+    named = ((level, score, getattr(result, score)) for level, result in levels for score in scores)
+    overall = ((level, "", score, interval) for level, score, interval in named if interval)
     single = (
         (level, name, score, getattr(parts, score))
         for level, result in levels
@@ -429,10 +446,12 @@ def _print(record: dict[str, Any], bundle: Bundle) -> None:
         loss = part["evaluation"]["image"]["loss"]["value"]
         print(f"notebook's protocol: {part['test_images']:,} images, loss {loss:.4f}")
         print(part["report"])
-        print(
-            f"warning: {part['sources_also_in_validation']} of its {part['sources']} sources are also in its validation"
-            " images; its images are not independent. The figures below are the ones to believe.\n"
+        shared = (
+            f"{part['sources_also_in_validation']} of its {part['sources']} sources are also in its validation images"
+            if part["sources"]
+            else "sources were not named, and a random split shares them"
         )
+        print(f"warning: {shared}; its images are not independent. The figures below are the ones to believe.\n")
     for name in ("image", "source"):
         level = record["evaluation"][name]
         print(f"{name}-level, n = {level['n']:,}")
@@ -456,7 +475,9 @@ def _print(record: dict[str, Any], bundle: Bundle) -> None:
         )
 
 
-def _as_text(interval: dict[str, float | None]) -> str:
+def _as_text(interval: dict[str, float | None] | None) -> str:
+    if interval is None:
+        return "no errors"
     text = f"{interval['value']:.4f}"
     return text if interval["low"] is None else f"{text} [{interval['low']:.4f}, {interval['high']:.4f}]"
 

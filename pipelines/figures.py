@@ -19,7 +19,7 @@ from pydantic_settings import CliPositionalArg
 from core.bundle import load_bundle
 from core.errors import DataError
 from core.settings import Settings
-from pipelines.command import run_command
+from pipelines.command import refuse_existing, run_command
 from pipelines.evaluate import EvaluateSettings
 from pipelines.evaluate import run as evaluate
 
@@ -44,9 +44,14 @@ def figures(settings: FiguresSettings) -> int:
     Raises:
         LeukorayError: Where data or bundle cannot be used.
     """
+    for name in ("blood-cells", "pbc"):
+        if not (settings.data / name).is_dir():
+            raise DataError("not-found", f"{settings.data} holds no folder {name}.")
+    text = settings.readme.read_text(encoding="utf-8")
+    if not _MARKS.search(text):
+        raise DataError("no-marks", f"{settings.readme} has no place for the figures (<!-- figures -->).")
+    refuse_existing(settings.out)
     cells = settings.data / "blood-cells"
-    if not cells.is_dir():
-        raise DataError("not-found", f"{settings.data} holds no folder blood-cells.")
     test: dict[str, Any] = {
         "data": cells / "images" / "TEST",
         "groups": str(cells / "sources.csv"),
@@ -60,7 +65,6 @@ def figures(settings: FiguresSettings) -> int:
     for name, options in looks.items():
         out = settings.out / name.split(",")[0].lower()
         evaluate(EvaluateSettings.model_validate({"bundle": settings.bundle, "out": out, "record": name} | options))
-    text = settings.readme.read_text(encoding="utf-8")
     table = readme_table(load_bundle(settings.bundle).metrics)
     settings.readme.write_text(_MARKS.sub(lambda found: found[1] + table + found[2], text), encoding="utf-8")
     return 0

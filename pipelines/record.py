@@ -8,14 +8,40 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from core.bundle import CARD, METRICS, load_bundle
+from core.errors import BundleError
 from pipelines.card import write_card
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["record_look"]
+    from core.bundle import Bundle
+
+__all__ = ["check_look", "record_look"]
 
 _LEFT_OUT = ("reliability", "risk_coverage")
+
+
+def check_look(bundle: Bundle, name: str, fingerprint: str) -> None:
+    """Refuse a look that could not be written down, before it is taken.
+
+    Args:
+        bundle: The bundle.
+        name: What the evaluation shall be called in the card.
+        fingerprint: Of the data.
+
+    Raises:
+        BundleError: With code ``bundle-without-record`` where the bundle's metrics are not of this version, or
+            ``look-taken`` where the name stands for other data.
+    """
+    validation = bundle.metrics.get("validation")
+    if not isinstance(validation, dict) or "sources" not in validation or "training_images" not in bundle.record.data:
+        raise BundleError(
+            "bundle-without-record",
+            "The bundle's metrics are not of this version; --record needs one made by train.py.",
+        )
+    before = bundle.metrics.get("looks", {}).get(name)
+    if before and before["data"]["fingerprint"] != fingerprint:
+        raise BundleError("look-taken", f"The bundle's record {name!r} is of other data; choose another name.")
 
 
 def record_look(folder: Path, name: str, record: dict[str, Any]) -> None:
@@ -42,8 +68,9 @@ def record_look(folder: Path, name: str, record: dict[str, Any]) -> None:
     kept["looks"] = looks.get(name, {}).get("looks", 0) + 1
     kept["when"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
     looks[name] = kept
+    card = write_card(folder.name, bundle.class_names, bundle.record, metrics)
     _replace(folder / METRICS, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
-    _replace(folder / CARD, write_card(folder.name, bundle.class_names, bundle.record, metrics))
+    _replace(folder / CARD, card)
 
 
 def _short(evaluation: dict[str, Any]) -> dict[str, Any]:

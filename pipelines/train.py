@@ -32,7 +32,7 @@ from core.preprocessing import Preprocessing
 from core.settings import Settings
 from core.training import Epoch, Trainer, TrainingConfig, predict_outputs
 from pipelines.card import write_card
-from pipelines.command import run_command
+from pipelines.command import refuse_existing, run_command
 from pipelines.plots import confusion_png, curves_png
 from pipelines.progress import Progress, say
 from pipelines.training_data import DataSettings, TrainingData
@@ -62,8 +62,8 @@ class TrainSettings(DataSettings):
     """Train ResNet18 on class folders (DATA/CLASS/**/IMAGE) and write a bundle with its metrics.
 
     Validation images are kept out by source where --groups names the sources. With --folds the bundle is
-    trained on everything, and its metrics, temperature and thresholds come from as many networks that each
-    left one fold out. No folder but the named ones is read: TEST is for pipelines/evaluate.py.
+    trained on every image whose source is known, and its metrics, temperature and thresholds come from as many
+    networks that each left one fold out. No folder but the named ones is read: TEST is for evaluate.py.
     """
 
     data: CliPositionalArg[Path] = Field(description="folder with one sub-folder per class")
@@ -86,11 +86,13 @@ class TrainSettings(DataSettings):
 
 @dataclass(frozen=True)
 class _KeptOut:
-    """What networks said of images that they were not trained on."""
+    """What networks said of images that they were not trained on, and how many images the bundle was trained on."""
 
     rows: list[int]
     logits: NDArray[np.float32]
     history: list[dict[str, float]]
+    epochs: int
+    trained_on: int
 
 
 def load_recipe(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
@@ -118,8 +120,7 @@ def train(settings: TrainSettings) -> int:
     Raises:
         LeukorayError: Where data, recipe or options cannot be used.
     """
-    if settings.out.exists() and (not settings.out.is_dir() or any(settings.out.iterdir())):
-        raise SettingsError("bundle-exists", f"{settings.out} exists already; choose another folder or remove it.")
+    refuse_existing(settings.out)
     changed = ("epochs", "samples_per_epoch", "batch_size", "learning_rate", "seed")
     recipe = load_recipe(settings.recipe, {name: getattr(settings, name) for name in changed})
     work = settings.out.parent / f".{settings.out.name}.training"
@@ -153,11 +154,7 @@ class _Run:
         training, validation = folds[0]
         trainer = self._trainer("checkpoint", training, validation)
         say(f"training on {len(training):,} images, validation on {len(validation):,}")
-        self._fit(trainer)
-        round_weights(trainer.network)
-        return trainer.network, _KeptOut(
-            validation, self._logits(trainer.network, validation), trainer.progress.history
-        )
+        return trainer.network, self._kept_out(trainer, validation)
 
     def with_folds(self) -> tuple[ResNet, _KeptOut]:
         """Train once per fold for the metrics, and once on everything for the weights."""
@@ -165,26 +162,36 @@ class _Run:
         parts: list[_KeptOut] = []
         for number, (training, validation) in enumerate(folds, start=1):
             say(f"fold {number} of {len(folds)}: training on {len(training):,} images, not on {len(validation):,}")
-            trainer = self._trainer(f"fold-{number}", training, validation)
-            self._fit(trainer)
-            round_weights(trainer.network)
-            parts.append(_KeptOut(validation, self._logits(trainer.network, validation), trainer.progress.history))
-        used = sorted(row for part in parts for row in part.rows)
-        say(f"final network: training on {len(used):,} images")
-        final = self._trainer("final", used, None)
+            parts.append(self._kept_out(self._trainer(f"fold-{number}", training, validation), validation))
+        rows = [row for part in parts for row in part.rows]
+        epochs = round(np.mean([part.epochs for part in parts]))
+        say(f"final network: training on {len(rows):,} images")
+        final = self._trainer("final", sorted(rows), None, epochs)
         self._fit(final)
         round_weights(final.network)
-        rows = [row for part in parts for row in part.rows]
-        return final.network, _KeptOut(
-            rows, np.concatenate([p.logits for p in parts]), _mean([p.history for p in parts])
-        )
+        logits = np.concatenate([part.logits for part in parts])
+        return final.network, _KeptOut(rows, logits, _mean([part.history for part in parts]), epochs, len(rows))
 
-    def _trainer(self, name: str, training: list[int], validation: list[int] | None) -> Trainer:
+    def _kept_out(self, trainer: Trainer, validation: list[int]) -> _KeptOut:
+        """Train, and classify what was kept out with the weights as a bundle stores them."""
+        self._fit(trainer)
+        round_weights(trainer.network)
+        progress = trainer.progress
+        epochs = progress.best_epoch if trainer.config.keep == "best" else progress.epoch
+        logits = self._logits(trainer.network, validation)
+        return _KeptOut(validation, logits, progress.history, epochs, len(trainer.train))
+
+    def _trainer(
+        self, name: str, training: list[int], validation: list[int] | None, epochs: int | None = None
+    ) -> Trainer:
+        config = self.recipe.training
+        if validation is None:
+            config = config.model_copy(update={"keep": "last", "epochs": epochs or config.epochs})
         network = build_network(len(self.data.main.class_names))
         network.load_state_dict(self._start.state_dict())
         return Trainer(
             network,
-            self.recipe.training if validation else self.recipe.training.model_copy(update={"keep": "last"}),
+            config,
             self.recipe.preprocessing,
             self.images.select(training),
             self._watched(validation) if validation else None,
@@ -274,11 +281,13 @@ def _write(run: _Run, network: ResNet, kept_out: _KeptOut) -> Bundle:
             "fingerprint": main.fingerprint,
             "images": main.counts(),
             "sources": main.source_counts(),
-            "left_out": sum(len(data.samples) for data in run.data.sets) - len(images),
-            "training_images": len(kept_out.rows) if settings.folds else len(images) - len(kept_out.rows),
+            "left_out": len(main.samples) - _of_main(images, run.data.folds(images, 2, settings.seed)),
+            "training_images": kept_out.trained_on,
+            "validation": kind,
+            "grouped": settings.groups is not None,
             "validation_images": int(here.sum()),
             "validation_sources": int(np.unique(images.sources.numpy()[kept_out.rows][here]).size),
-            "further_images": int((domains > 0).sum()),
+            "further_images": sum(len(data.samples) for data in run.data.sets[1:]),
             "outliers": settings.outliers,
         },
     )
@@ -293,6 +302,16 @@ def _write(run: _Run, network: ResNet, kept_out: _KeptOut) -> Bundle:
     return bundle
 
 
+def _of_main(images: ImageSet, folds: list[tuple[list[int], list[int]]]) -> int:
+    """Count the images of the main data set that take part."""
+    rows = [row for _, validation in folds for row in validation]
+    return len(rows) if images.domains is None else int((images.domains[rows] == 0).sum())
+
+
+def _found(images: ImageSet) -> NDArray[np.bool_]:
+    return np.ones(len(images), bool) if images.found is None else images.found.numpy()
+
+
 def _evaluate(run: _Run, kept_out: _KeptOut, chosen: NDArray[np.bool_], confidence: Confidence) -> Evaluation:
     rows = np.asarray(kept_out.rows)[chosen]
     logits = kept_out.logits[chosen]
@@ -305,8 +324,8 @@ def _evaluate(run: _Run, kept_out: _KeptOut, chosen: NDArray[np.bool_], confiden
         class_names=run.data.main.class_names,
         named=np.array([run.images.samples[row].source is not None for row in rows]),
         flags=tuple(
-            confidence.flag(float(largest), float(score), found=True)
-            for largest, score in zip(probabilities.max(axis=1), scores, strict=True)
+            confidence.flag(float(largest), float(score), found=bool(found))
+            for largest, score, found in zip(probabilities.max(axis=1), scores, _found(run.images)[rows], strict=True)
         ),
         ood=scores.astype(np.float64),
     )
@@ -314,7 +333,7 @@ def _evaluate(run: _Run, kept_out: _KeptOut, chosen: NDArray[np.bool_], confiden
 
 
 def _write_samples(run: _Run, bundle: Bundle, rows: list[int]) -> None:
-    """Write original, heatmap and overlay of some images that were kept out, spread over the classes."""
+    """Write original, heatmap and overlay of some validated images, spread over the classes."""
     if not run.settings.samples:
         return
     predictor = Predictor(bundle, "cpu")

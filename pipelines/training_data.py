@@ -19,6 +19,7 @@ from core.dataset import (
     read_class_folders,
     read_linked_groups,
 )
+from core.errors import SettingsError
 from core.settings import Settings
 from pipelines.progress import Progress, say
 
@@ -57,8 +58,13 @@ class TrainingData:
 
         Raises:
             DataError: Where a folder or a file of groups cannot be used.
+            SettingsError: Where the outliers are known classes, or there is no further data to hold them.
         """
         main = read_class_folders(settings.data)
+        if settings.outliers and not settings.also:
+            raise SettingsError("outliers-nowhere", "--outliers names class folders of --also; none is given.")
+        if taught := set(settings.outliers) & set(main.class_names):
+            raise SettingsError("outliers-known", f"{', '.join(sorted(taught))} is a class of {settings.data}.")
         if settings.groups is None:
             say("warning: without --groups, views of one field can be on both sides of the split; see audit.py")
         else:
@@ -94,11 +100,12 @@ class TrainingData:
         """Divide the images into folds by source.
 
         Returns:
-            Per fold, the rows of `images` to train on and those to validate on.
+            Per fold, the rows of `images` to train on and those to validate on; fewer folds where the scarcest
+            class of any set has fewer sources.
         """
         row_of = {sample.path: row for row, sample in enumerate(images.samples)}
-        per_set = [folds_by_source(data, count, seed) for data in self.sets]
-        folds = min(len(sides) for sides in per_set)
+        folds = min(len(folds_by_source(data, count, seed)) for data in self.sets)
+        per_set = [folds_by_source(data, folds, seed) for data in self.sets]
         return [
             (
                 [row for sides in per_set for row in _rows(sides[fold][0], row_of)],

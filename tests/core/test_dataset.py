@@ -15,7 +15,6 @@ from core.dataset import (
     read_groups,
     read_linked_groups,
     read_splits,
-    split_by_source,
 )
 from core.errors import DataError
 from core.preprocessing import Preprocessing
@@ -49,7 +48,7 @@ def test_no_source_is_on_both_sides(folders: Path) -> None:
     data = read_class_folders(folders).with_groups(read_groups(folders.parent / "groups.csv"))
     assert data.source_counts() == {"A": 4, "B": 4}
     for seed in range(5):
-        train, validation = split_by_source(data, 0.25, seed)
+        train, validation = folds_by_source(data, 4, seed)[0]
         assert not {s.source for s in train.samples} & {s.source for s in validation.samples}
         assert len(train.samples) + len(validation.samples) == 24
         assert validation.counts() == {"A": 3, "B": 3}
@@ -60,7 +59,7 @@ def test_linked_sources_stay_together_and_unknown_ones_stay_out(folders: Path) -
     linked = read_linked_groups(folders.parent / "linked.csv")
     data = read_class_folders(folders).with_groups(read_groups(folders.parent / "groups.csv"), linked)
     assert data.source_counts() == {"A": 3, "B": 3}
-    train, validation = split_by_source(data, 0.34, 0)
+    train, validation = folds_by_source(data, 3, 0)[0]
     assert len(train.samples) + len(validation.samples) == 21
 
 
@@ -139,6 +138,14 @@ def test_halves_are_apart_and_whole(folders: Path) -> None:
     assert {s.path for s in even.samples} | {s.path for s in odd.samples} == {s.path for s in data.samples}
 
 
+def test_linked_groups_are_followed_to_their_end(tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_text("source,same_as\na,b\nb,c\nd,\n")
+    assert read_linked_groups(tmp_path / "l.csv") == {"a": "c", "b": "c", "d": ""}
+    (tmp_path / "l.csv").write_text("source,same_as\na,b\nb,a\n")
+    with pytest.raises(DataError, match="back to itself"):
+        read_linked_groups(tmp_path / "l.csv")
+
+
 def test_splits_are_told_from_classes(folders: Path) -> None:
     assert list(read_splits(folders)) == [""]
     (folders.parent / "groups.csv").rename(folders.parent.parent / "groups.csv")
@@ -169,7 +176,7 @@ def test_a_class_with_one_source_cannot_be_split(folders: Path) -> None:
     groups = read_groups(folders.parent / "groups.csv")
     data = read_class_folders(folders).with_groups({path: "A0" if "/A/" in path else s for path, s in groups.items()})
     with pytest.raises(DataError, match="single source"):
-        split_by_source(data, 0.2, 0)
+        folds_by_source(data, 5, 0)
 
 
 def test_the_real_data_has_the_published_counts(blood_cells: Path) -> None:

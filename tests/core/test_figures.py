@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import pytest
+import torch
+from scipy.ndimage import map_coordinates
 from scipy.special import softmax
 
 from core.calibration import fit_confidence
@@ -12,6 +13,7 @@ from core.cell import Box
 from core.differential import share
 from core.errors import SettingsError
 from core.metrics import measure
+from core.network import build_network, forward
 from core.overlay import heatmap, lay_back, overlay, panel, shrink_to
 from core.synthetic import CLASS_NAMES, ODDITIES, draw_field
 
@@ -78,14 +80,29 @@ def test_a_map_is_laid_back_onto_its_box() -> None:
     assert whole.shape == (240, 320)
     assert whole[:40].max() == whole[120:].max() == whole[:, :100].max() == whole[:, 180:].max() == 0
     row, column = np.unravel_index(whole.argmax(), whole.shape)
-    assert abs(row - (40 + 1.5 * 20)) <= 1
-    assert abs(column - (100 + 2.5 * 20)) <= 1
+    assert abs(row - (40 + 1 * 20)) <= 1
+    assert abs(column - (100 + 2 * 20)) <= 1
 
 
-def test_laying_back_onto_the_whole_image_is_opencvs_resize() -> None:
+def test_laying_back_interpolates_between_the_centres_of_the_receptive_fields() -> None:
     cam = np.random.default_rng(0).random((7, 7)).astype(np.float32)
-    expected = cv2.resize(cam, (320, 240), interpolation=cv2.INTER_LINEAR)
-    np.testing.assert_allclose(lay_back(cam, Box(0, 0, 320, 240), 240, 320), expected, atol=0.02)
+    rows, columns = np.mgrid[:224, :224] / 32
+    expected = map_coordinates(cam, (rows, columns), order=1, mode="nearest")
+    np.testing.assert_allclose(lay_back(cam, Box(0, 0, 224, 224), 224, 224), expected, atol=0.02)
+
+
+def test_the_centres_of_the_receptive_fields_are_where_the_network_looks() -> None:
+    """A value of the last map is influenced alike by the pixels left and right of its centre."""
+    network = build_network(2).eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.constant_(module.weight, 0.01)
+    pixels = torch.rand(1, 3, 512, 512, requires_grad=True)
+    forward(network, pixels).feature_map[0, :, 8, 8].sum().backward()
+    assert pixels.grad is not None
+    influence = pixels.grad.abs().sum(dim=(0, 1, 2))
+    centre = float((influence * torch.arange(512)).sum() / influence.sum())
+    assert centre == pytest.approx(8 * 32, abs=1)
 
 
 def test_the_overlay_changes_only_the_box() -> None:

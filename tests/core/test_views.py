@@ -118,6 +118,16 @@ def test_real_views_are_decided_right(blood_cells: Path) -> None:
     assert right > 0.99
 
 
+def test_tiny_crops_are_not_merged() -> None:
+    rng = np.random.default_rng(9)
+    groups = ViewGroups()
+    for number in range(24):
+        crop = draw_field(CLASS_NAMES[number % 4], rng)[56:184, 96:224]
+        small = np.asarray(cv2.resize(crop, (28, 28), interpolation=cv2.INTER_AREA), np.uint8)
+        groups.add(number, find_features(small))
+    assert max(len(group) for group in groups.groups()) <= 2
+
+
 def test_features_are_bounded_and_of_unit_length(drawn: list[np.ndarray]) -> None:
     features: Features = find_features(drawn[0], limit=50)
     assert 10 < len(features) <= 50

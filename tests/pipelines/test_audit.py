@@ -110,11 +110,43 @@ def test_the_page_in_a_browser(report: tuple[Path, dict], page: Page) -> None:
 def test_named_sources_are_compared(report: tuple[Path, dict], tmp_path: Path) -> None:
     data = report[0].parent / "data"
     command = [sys.executable, "pipelines/audit.py", str(data), "--out", str(tmp_path / "r"), "--pictures", "0"]
-    command += ["--compare", str(report[0] / "groups.csv")]
+    named = {  # one field under two names, and two fields under one
+        "TRAIN/NEUTROPHIL/a.png": "first",
+        "TEST/NEUTROPHIL/b.png": "second",
+        "TRAIN/NEUTROPHIL/c.png": "third",
+        "TRAIN/EOSINOPHIL/d.png": "third",
+        "TEST/EOSINOPHIL/i.png": "fourth",
+        "TEST/NEUTROPHIL/j.png": "fourth",
+    }
+    (tmp_path / "named.csv").write_text("path,source\n" + "".join(f"{k},{v}\n" for k, v in named.items()))
+    command += ["--compare", str(tmp_path / "named.csv")]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     agreement = json.loads(done.stdout)["agreement"]
-    assert agreement == {"images": 10, "pairs": 45, "right": 1.0, "same_found": 1.0, "found_same": 1.0}
+    assert agreement == {"images": 6, "pairs": 15, "right": 13 / 15, "same_found": 0.5, "found_same": 0.5}
+    (tmp_path / "linked.csv").write_text("source,same_as\nsecond,first\n")
+    command[4] = str(tmp_path / "r2")
+    command += ["--linked-groups", str(tmp_path / "linked.csv")]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert json.loads(done.stdout)["agreement"]["right"] == 14 / 15
+
+
+def test_copies_without_features_are_one_source(tmp_path: Path) -> None:
+    smooth = np.tile(np.linspace(60, 200, 320, dtype=np.uint8)[None, :, None], (240, 1, 3))
+    for number, split in enumerate(("train", "test")):
+        save(tmp_path / "data" / split / "A" / "x.png", smooth)
+        save(tmp_path / "data" / split / "B" / f"{number}.png", draw_field("MONOCYTE", np.random.default_rng(number)))
+    assert audit(AuditSettings.model_validate({"data": tmp_path / "data", "out": tmp_path / "r"})) == 0
+    found = json.loads((tmp_path / "r" / "audit.json").read_text())["found"]
+    assert found["sources_in_several_splits"] == found["exact_duplicates"] == 1
+
+
+def test_class_folders_with_folders_in_them_are_no_splits(tmp_path: Path) -> None:
+    for number, name in enumerate(("A/patient-1/1.png", "A/patient-2/2.png", "B/patient-1/3.png")):
+        save(tmp_path / "data" / name, draw_field("MONOCYTE", np.random.default_rng(number)))
+    assert audit(AuditSettings.model_validate({"data": tmp_path / "data", "out": tmp_path / "r"})) == 0
+    counts = json.loads((tmp_path / "r" / "audit.json").read_text())["counts"]
+    assert [(row["class"], row["images"]) for row in counts] == [("A", 2), ("B", 1)]
 
 
 def test_what_cannot_be_used_is_refused(report: tuple[Path, dict], tmp_path: Path) -> None:

@@ -16,8 +16,10 @@ import pytest
 from core.bundle import load_bundle
 from core.errors import SettingsError
 from core.predictor import Predictor
+from core.preprocessing import Preprocessing
 from core.synthetic import CLASS_NAMES, draw_field
 from pipelines.train import TrainSettings, load_recipe, train
+from pipelines.training_data import TrainingData
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -103,6 +105,43 @@ def test_folds_validate_everything_and_outliers_are_no_class(data: Path, tmp_pat
     card = (tmp_path / "bundle" / "README.md").read_text()
     assert "2 folds" in card
     assert "DEBRIS among them as none of the classes" in card
+
+
+def test_a_small_further_set_does_not_shrink_the_run(data: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(8)
+    for kind in CLASS_NAMES:
+        (tmp_path / "other" / kind).mkdir(parents=True)
+        for number in range(2):
+            bgr = cv2.cvtColor(draw_field(kind, rng), cv2.COLOR_RGB2BGR)
+            cv2.imwrite(str(tmp_path / "other" / kind / f"{number}.png"), bgr)
+    read = TrainingData.read(settings(data, tmp_path / "b", also=[tmp_path / "other"]))
+    images = read.load(Preprocessing(height=32, width=32), 1.0, 2)
+    folds = read.folds(images, 4, 0)
+    assert len(folds) == 2
+    assert sorted(row for _, validation in folds for row in validation) == list(range(64 + 8))
+
+
+def test_outliers_that_cannot_be_are_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="none is given"):
+        train(settings(data, tmp_path / "b", outliers=["DEBRIS"]))
+    with pytest.raises(SettingsError, match="is a class of"):
+        train(settings(data, tmp_path / "b", outliers=["MONOCYTE"], also=[data / "cells"]))
+
+
+def test_a_run_with_folds_continues(data: Path, tmp_path: Path) -> None:
+    options = {"folds": 2, "epochs": 1, "samples": 0, "also": [], "seed": 3}
+    undisturbed, continued = tmp_path / "undisturbed", tmp_path / "continued"
+    assert train(settings(data, undisturbed, **options)) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipelines.train.save_bundle", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(settings(data, continued, **options))
+    (tmp_path / ".continued.training" / "final.safetensors").unlink()
+    (tmp_path / ".continued.training" / "fold-2.safetensors").unlink()
+    assert train(settings(data, continued, resume=True, **options)) == 0
+    one, other = load_bundle(undisturbed), load_bundle(continued)
+    assert one.record.weights_sha256 == other.record.weights_sha256
+    assert one.metrics["validation"] == other.metrics["validation"]
 
 
 def test_metrics_belong_to_the_weights_that_are_stored(trained: Path) -> None:
