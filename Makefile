@@ -36,6 +36,7 @@ format: .venv/installed-dev ## format the code
 
 bench: .venv/installed-dev ## measure speed and memory on your images: make bench DATA=folder
 	@$(BIN)/python benchmarks/batch.py $(or $(DATA),demo/slides)
+	@$(BIN)/python benchmarks/training.py $(or $(DATA),demo/slides)
 
 SHARED := $(or $(DATA),../shared/data)
 

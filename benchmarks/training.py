@@ -95,7 +95,7 @@ class _BareSteps:
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self._optimizer.step()
-        float(loss)  # waits for a GPU
+        float(loss.detach())  # waits for a GPU
         return time.perf_counter() - started
 
 

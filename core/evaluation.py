@@ -70,7 +70,7 @@ class Level(Settings):
     macro_f1: Interval
     ece: Interval = Field(
         description="expected calibration error, 15 bins of equal width (Naeini et al. 2015); like every such estimate"
-        " it is too high where there are few images, and so is its interval"
+        " it is too high where there are few images; its interval is moved so that its middle is the value"
     )
     aurc: Interval = Field(description="area under the risk-coverage curve (Geifman et al. 2019, arXiv:1805.08206)")
     errors_caught: Interval | None = Field(
@@ -326,6 +326,9 @@ def _level(predicted: Predicted, resamples: int, seed: int) -> Level:
     confusion = sums.confusion.sum(axis=0).astype(int)
     names = ("loss", "accuracy", "balanced_accuracy", "macro_f1", "ece", "aurc")
     plain: dict[str, Any] = {name: scored(name) for name in names}
+    if resamples:
+        moved = drawn["ece"] - np.median(drawn["ece"]) + point["ece"][0]
+        plain["ece"] = _interval(float(point["ece"][0]), np.maximum(moved, 0))
     plain["errors_caught"] = scored("errors_caught") if sums.wrong.any() else None
     return Level(
         n=len(predicted.labels),

@@ -68,7 +68,7 @@ def reliability_png(image: Level, source: Level) -> bytes:
         axes.scatter(x, y, sizes, color=colour, alpha=0.8, label=f"{name}, ECE {level.ece.value:.3f}")
     axes.set(xlabel="Mean confidence", ylabel="Accuracy", xlim=(0.2, 1.03), ylim=(-0.03, 1.06))
     axes.grid(alpha=0.25)
-    for handle in axes.legend(frameon=False, loc="upper left").legend_handles[1:]:
+    for handle in axes.legend(frameon=False, loc="lower right").legend_handles[1:]:
         handle.set_sizes([40])  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
     return _png(figure)
 
@@ -81,11 +81,19 @@ def risk_coverage_png(image: Level, source: Level) -> bytes:
         coverage = [100 * row["coverage"] for row in level.risk_coverage]
         axes.plot(coverage, [100 * row["risk"] for row in level.risk_coverage], color=colour, label=name)
     axes.axvline(90, color="#8a94a6", linewidth=1, linestyle="--")
-    axes.annotate("10 % flagged", (89, 0.98), xycoords=("data", "axes fraction"), ha="right", va="top", color="#5d6878")
+    axes.annotate(
+        "10 % flagged",
+        (89, 0.98),
+        xycoords=("data", "axes fraction"),
+        ha="right",
+        va="top",
+        color="#5d6878",
+        rotation=90,
+    )
     axes.set(xlabel="Share kept, most confident first (%)", ylabel="Errors among them (%)", xlim=(0, 101))
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False, loc="center left")
+    axes.legend(frameon=False, loc="upper left")
     return _png(figure)
 
 

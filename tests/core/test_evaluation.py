@@ -113,6 +113,8 @@ def test_calibration_error_of_known_cases() -> None:
     probabilities = np.tile([0.8, 0.2, 0.0], (100, 1))
     case = Predicted(probabilities, labels, np.arange(100), NAMES, np.ones(100, bool), ("",) * 100, np.zeros(100))
     assert evaluate(case, resamples=0).image.ece.value == pytest.approx(0, abs=1e-9)
+    few = evaluate(predicted(60)).image.ece
+    assert 0 <= few.low <= few.value <= few.high
     sure = replace(case, probabilities=np.tile([1.0, 0.0, 0.0], (100, 1)))
     assert evaluate(sure, resamples=0).image.ece.value == pytest.approx(0.2)
 

@@ -156,7 +156,11 @@ def test_unnamed_class_folders_and_other_mistakes_are_refused(
         (tmp_path / "bad" / kind).mkdir(parents=True)
         (tmp_path / "bad" / kind / "x.jpg").write_bytes(b"nothing")
     with pytest.raises(DataError, match="No readable image"):
+        run(settings(bundles[0], tmp_path / "bad", tmp_path / "r", groups=None, unknown=[]))
+    with pytest.raises(DataError, match="holds no folder DEBRIS"):
         run(settings(bundles[0], tmp_path / "bad", tmp_path / "r", groups=None))
+    with pytest.raises(DataError, match="named twice"):
+        run(settings(bundles[0], data, tmp_path / "r", unknown=["MONOCYTE"]))
     assert not (tmp_path / "r").exists()
 
 
