@@ -3,7 +3,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help demo test check format bench model figures clean
+.PHONY: help demo test test-slow check format bench model figures clean
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -23,6 +23,9 @@ demo: .venv/installed ## classify drawn demo slides with the shipped bundle and 
 
 test: .venv/installed-dev ## run all tests
 	@$(BIN)/python -m pytest
+
+test-slow: .venv/installed-dev ## run the tests that take longer
+	@$(BIN)/python -m pytest -m slow
 
 check: .venv/installed-dev ## lint, types, architecture
 	@$(BIN)/ruff check .

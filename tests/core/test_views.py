@@ -101,6 +101,7 @@ def test_views_are_grouped_by_field_whatever_their_order(drawn: list[np.ndarray]
     assert all(link.registration.same_field for link in groups.links)
 
 
+@pytest.mark.slow
 def test_real_views_are_decided_right(blood_cells: Path) -> None:
     """Six hundred real images against the recovered sources; re-photographed cells count as one source."""
     with (blood_cells / "sources.csv").open() as stream:

@@ -118,6 +118,7 @@ def test_the_notebooks_split_is_stratified_and_warned_about(report: Path) -> Non
     assert "For Research Use Only. Not for use in diagnostic procedures." in page
 
 
+@pytest.mark.slow
 def test_the_notebooks_split_has_the_notebooks_supports(blood_cells: Path, shipped: Path, tmp_path: Path) -> None:
     groups = str(blood_cells / "sources.csv")
     options = {"groups": groups, "unknown": [], "protocol": "notebook", "resamples": 0, "mistakes": 2}

@@ -26,6 +26,7 @@ def draw(folder: Path, kinds: tuple[str, ...], count: int, rng: np.random.Genera
             cv2.imwrite(str(folder / kind / f"{kind}{number}.png"), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
 
 
+@pytest.mark.slow
 def test_one_command_writes_every_figure(shipped: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     images = tmp_path / "data" / "blood-cells" / "images"

@@ -128,6 +128,7 @@ def test_outliers_that_cannot_be_are_refused(data: Path, tmp_path: Path) -> None
         train(settings(data, tmp_path / "b", outliers=["MONOCYTE"], also=[data / "cells"]))
 
 
+@pytest.mark.slow
 def test_a_run_with_folds_continues(data: Path, tmp_path: Path) -> None:
     options = {"folds": 2, "epochs": 1, "samples": 0, "also": [], "seed": 3}
     undisturbed, continued = tmp_path / "undisturbed", tmp_path / "continued"
