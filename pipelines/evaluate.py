@@ -316,11 +316,10 @@ def _write(
     out.mkdir(parents=True, exist_ok=True)
     (out / "evaluation.json").write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     _tables(out, bundle, evaluation, results, settings)
-    (out / "confusion.png").write_bytes(
-        confusion_png(evaluation.image.confusion, bundle.class_names, title=f"Images of {settings.data.name}")
-    )
-    (out / "reliability.png").write_bytes(reliability_png(evaluation.image, evaluation.source))
-    (out / "risk_coverage.png").write_bytes(risk_coverage_png(evaluation.image, evaluation.source))
+    levels = [("Images", evaluation.image), ("Sources", evaluation.source)][: 2 if record["data"]["grouped"] else 1]
+    (out / "confusion.png").write_bytes(confusion_png(evaluation.image.confusion, bundle.class_names, title="Images"))
+    (out / "reliability.png").write_bytes(reliability_png([level for _, level in levels]))
+    (out / "risk_coverage.png").write_bytes(risk_coverage_png([level for _, level in levels]))
     if record["unknown"]:
         scores = {"known": [], "unknown": []}
         for sample, prediction in zip(results.samples, results.predictions, strict=True):
@@ -330,7 +329,7 @@ def _write(
     page = render(
         "evaluation.html",
         record=record,
-        levels=[("Images", evaluation.image), ("Sources", evaluation.source)][: 2 if record["data"]["grouped"] else 1],
+        levels=levels,
         class_names=bundle.class_names,
         confidence=bundle.record.confidence,
         mistakes=mistakes,

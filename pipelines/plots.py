@@ -56,12 +56,12 @@ def curves_png(history: Sequence[Mapping[str, float]]) -> bytes:
     return _png(figure)
 
 
-def reliability_png(image: Level, source: Level) -> bytes:
-    """Draw accuracy against confidence, per bin; dots grow with the number of images or sources in them."""
+def reliability_png(levels: Sequence[Level]) -> bytes:
+    """Draw accuracy against confidence, per bin, of images and, where given, sources; dots grow with their number."""
     figure = Figure(figsize=(4.6, 4.2), layout="constrained")
     axes = figure.subplots()
     axes.plot((0, 1), (0, 1), color="#8a94a6", linewidth=1, linestyle="--", label="perfectly calibrated")
-    for level, (name, colour) in zip((image, source), _LEVELS, strict=True):
+    for level, (name, colour) in zip(levels, _LEVELS, strict=False):
         x, y = ([row[key] for row in level.reliability] for key in ("confidence", "accuracy"))
         sizes = [12 + 260 * row["count"] / level.n for row in level.reliability]
         axes.plot(x, y, color=colour, linewidth=1, alpha=0.5)
@@ -73,17 +73,17 @@ def reliability_png(image: Level, source: Level) -> bytes:
     return _png(figure)
 
 
-def risk_coverage_png(image: Level, source: Level) -> bytes:
+def risk_coverage_png(levels: Sequence[Level]) -> bytes:
     """Draw the error rate of what is left when the least confident are given to a person."""
     figure = Figure(figsize=(4.6, 4.2), layout="constrained")
     axes = figure.subplots()
-    for level, (name, colour) in zip((image, source), _LEVELS, strict=True):
+    for level, (name, colour) in zip(levels, _LEVELS, strict=False):
         coverage = [100 * row["coverage"] for row in level.risk_coverage]
         axes.plot(coverage, [100 * row["risk"] for row in level.risk_coverage], color=colour, label=name)
     axes.axvline(90, color="#8a94a6", linewidth=1, linestyle="--")
     axes.annotate(
         "10 % flagged",
-        (89, 0.98),
+        (89, 0.03),
         xycoords=("data", "axes fraction"),
         ha="right",
         va="top",
