@@ -86,7 +86,7 @@ def risk_coverage_png(levels: Sequence[Level]) -> bytes:
         (89, 0.03),
         xycoords=("data", "axes fraction"),
         ha="right",
-        va="top",
+        va="bottom",
         color="#5d6878",
         rotation=90,
     )
