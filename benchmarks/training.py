@@ -23,8 +23,8 @@ from torch.optim import AdamW
 
 from core.dataset import load_images, read_class_folders
 from core.network import build_network
+from core.recipe import load_recipe
 from core.training import Epoch, Trainer, has_bfloat16
-from pipelines.train import load_recipe
 
 
 def main() -> None:

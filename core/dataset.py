@@ -123,18 +123,19 @@ class ClassFolders:
             raise DataError("groups-mismatch", f"The groups name the source of no image under {self.root}.")
         return replace(self, samples=samples)
 
-    def with_sources(self, rule: str, linked: Mapping[str, str] | None = None) -> ClassFolders:
+    def with_sources(self, rule: str, linked_groups: Path | None = None) -> ClassFolders:
         """Name each image's source by a rule.
 
         Args:
             rule: A CSV file with the columns ``path`` and ``source``; ``folder:N``, the N-th folder under
                 the class folder; or ``name:PATTERN``, what the regular expression (its first group, where it
                 has one) finds in the file name.
-            linked: Source to the source it stands for; empty to set a source aside.
+            linked_groups: A file for `read_linked_groups`.
 
         Raises:
             DataError: With code ``groups-unreadable``, ``groups-mismatch`` or ``bad-groups``.
         """
+        linked = read_linked_groups(linked_groups) if linked_groups else None
         kind, _, value = rule.partition(":")
         if kind == "folder":
             if not value.isdecimal() or int(value) < 1:

@@ -38,15 +38,15 @@ from core.dataset import (
     read_splits,
 )
 from core.decoder import decode
+from core.entry.command import refuse_existing, run_command
+from core.entry.page import render
+from core.entry.progress import Progress, say
 from core.errors import DataError
 from core.grouping import ViewGroups
 from core.overlay import encode_jpeg, shrink_to
 from core.settings import Settings
+from core.tables import write_table
 from core.views import Features, find_features
-from pipelines.command import refuse_existing, run_command
-from pipelines.progress import Progress, say
-from pipelines.report import RESEARCH_ONLY, render
-from pipelines.tables import write_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -321,6 +321,7 @@ def _write(result: Audit, settings: AuditSettings) -> dict[str, Any]:
     (out / "audit.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     shown = {kind: _pictures(result, pairs[: settings.pictures], out, kind) for kind, pairs in kinds.items()}
     page = render(
+        "pipelines",
         "audit.html",
         record=record,
         kinds=kinds,
@@ -328,7 +329,6 @@ def _write(result: Audit, settings: AuditSettings) -> dict[str, Any]:
         unreadable=[(u.path.relative_to(result.root).as_posix(), u.code, u.message) for u in result.unreadable],
         splits=result.splits,
         class_names=result.class_names,
-        research_only=RESEARCH_ONLY,
         drawn=False,
     )
     (out / "index.html").write_text(page, encoding="utf-8", errors="backslashreplace")

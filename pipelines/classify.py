@@ -23,11 +23,11 @@ from pydantic_settings import CliPositionalArg
 
 from core import __version__
 from core.bundle import Bundle, load_bundle
+from core.entry.cluster import WorkerPlan, connected, plan_workers
+from core.entry.command import FAILED, run_command
+from core.entry.progress import Progress
 from core.errors import LeukorayError, SettingsError
 from core.settings import Settings
-from pipelines.cluster import WorkerPlan, connected, plan_workers
-from pipelines.command import FAILED, run_command
-from pipelines.progress import Progress
 from pipelines.report import Report
 from pipelines.run_folder import RunFolder
 from pipelines.slides import Entry, list_slides, top_slide

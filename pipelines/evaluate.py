@@ -21,19 +21,19 @@ from sklearn.model_selection import train_test_split
 
 from core.bundle import Bundle, load_bundle
 from core.cell import find_white_cell
-from core.dataset import ClassFolders, Sample, Unreadable, read_class_folders, read_linked_groups, read_picture
+from core.dataset import ClassFolders, Sample, Unreadable, read_class_folders, read_picture
+from core.entry.command import refuse_existing, run_command
+from core.entry.page import render
+from core.entry.progress import Progress, say
 from core.errors import DataError, SettingsError
 from core.evaluation import Comparison, Evaluation, Interval, Predicted, compare, evaluate, separation
 from core.localisation import Pointing, point
 from core.overlay import encode_jpeg, panel, shrink_to
+from core.plots import confusion_png, ood_png, reliability_png, risk_coverage_png
 from core.predictor import Prediction, Predictor, choose_device
 from core.settings import Settings
-from pipelines.command import refuse_existing, run_command
-from pipelines.plots import confusion_png, ood_png, reliability_png, risk_coverage_png
-from pipelines.progress import Progress, say
+from core.tables import write_table
 from pipelines.record import check_look, record_look
-from pipelines.report import RESEARCH_ONLY, render
-from pipelines.tables import write_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -184,8 +184,7 @@ def _read_data(settings: EvaluateSettings, bundle: Bundle) -> ClassFolders:
     if settings.groups is None:
         say("warning: without --groups every image counts as independent; see pipelines/audit.py")
         return data
-    linked = read_linked_groups(settings.linked_groups) if settings.linked_groups else None
-    return data.with_sources(settings.groups, linked)
+    return data.with_sources(settings.groups, settings.linked_groups)
 
 
 def _predict(bundle: Bundle, samples: Sequence[Sample], settings: EvaluateSettings) -> _Results:
@@ -327,6 +326,7 @@ def _write(
         (out / "ood.png").write_bytes(ood_png(scores, bundle.record.confidence.max_ood))
     mistakes = _mistakes(settings, bundle, mine)
     page = render(
+        "pipelines",
         "evaluation.html",
         record=record,
         levels=levels,
@@ -335,7 +335,6 @@ def _write(
         mistakes=mistakes,
         wrong=sum(p.label != bundle.class_names[s.label] for s, p in zip(mine.samples, mine.predictions, strict=True)),
         unreadable=[(str(u.path), u.code, u.message) for u in results.unreadable],
-        research_only=RESEARCH_ONLY,
         drawn=False,
     )
     (out / "index.html").write_text(page, encoding="utf-8", errors="backslashreplace")

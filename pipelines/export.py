@@ -19,11 +19,11 @@ from pydantic_settings import CliPositionalArg
 from torch import nn
 
 from core.bundle import Bundle, load_bundle
+from core.entry.command import run_command
+from core.entry.progress import say
 from core.errors import SettingsError
 from core.network import fold_batch_norm, forward
 from core.settings import Settings
-from pipelines.command import run_command
-from pipelines.progress import say
 
 if TYPE_CHECKING:
     from core.preprocessing import Preprocessing

@@ -17,9 +17,9 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from core.bundle import load_bundle
+from core.entry.command import refuse_existing, run_command
 from core.errors import DataError
 from core.settings import Settings
-from pipelines.command import refuse_existing, run_command
 from pipelines.evaluate import EvaluateSettings
 from pipelines.evaluate import run as evaluate
 

@@ -8,8 +8,8 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from core.bundle import CARD, METRICS, load_bundle
+from core.card import write_card
 from core.errors import BundleError
-from pipelines.card import write_card
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from functools import cache
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from jinja2 import DictLoader, Environment, StrictUndefined
-
+from core.entry.page import render
 from pipelines.worker import THUMBNAIL, THUMBNAIL_COLUMNS
 
 if TYPE_CHECKING:
@@ -18,10 +14,7 @@ if TYPE_CHECKING:
     from pipelines.run_folder import RunFolder
     from pipelines.summary import Cell, Slide
 
-__all__ = ["RESEARCH_ONLY", "Report", "render"]
-
-RESEARCH_ONLY = "For Research Use Only. Not for use in diagnostic procedures."
-"""The wording of 21 CFR 809.10(c)(2)(i)."""
+__all__ = ["Report"]
 
 _FEW_CELLS = 100
 _COLOURS = ("#c2553f", "#3b6fb6", "#7a9a3d", "#8a5aa8", "#c98a1b", "#3f9a94", "#9a5a5a", "#66707c")
@@ -44,7 +37,6 @@ class Report:
             "class_names": list(class_names),
             "colours": {name: _COLOURS[index % len(_COLOURS)] for index, name in enumerate(class_names)},
             "record": record,
-            "research_only": RESEARCH_ONLY,
             "few_cells": _FEW_CELLS,
             "drawn": drawn,
         }
@@ -54,19 +46,14 @@ class Report:
         number = len(self._slides) + 1
         groups = [(name, [_for_page(cell) for cell in slide.cells(name)]) for name in self._common["class_names"]]
         around = {"before": _page(number - 1) if number > 1 else None, "after": None if last else _page(number + 1)}
-        html = render("slide.html", slide=slide, groups=groups, **around, **self._common)
+        html = render("pipelines", "slide.html", slide=slide, groups=groups, **around, **self._common)
         self._run.folder.write(f"report/slides/{_page(number)}", html.encode())
         self._slides.append((slide, f"slides/{_page(number)}"))
 
     def finish(self) -> None:
         """Write ``report/index.html``."""
-        html = render("index.html", slides=self._slides, **self._common)
+        html = render("pipelines", "index.html", slides=self._slides, **self._common)
         self._run.folder.write("report/index.html", html.encode())
-
-
-def render(template: str, **content: object) -> str:
-    """Fill in one of the page templates; everything in `content` is escaped."""
-    return _environment().get_template(template).render(**content)
 
 
 def _page(number: int) -> str:
@@ -88,16 +75,3 @@ def _for_page(cell: Cell) -> dict[str, Any]:
         "x": -column * THUMBNAIL[0],
         "y": -row * THUMBNAIL[1],
     }
-
-
-@cache
-def _environment() -> Environment:
-    folder = files("pipelines").joinpath("templates")
-    templates = {entry.name: entry.read_text(encoding="utf-8") for entry in folder.iterdir()}
-    environment = Environment(
-        loader=DictLoader(templates), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["json"] = json.dumps
-    environment.filters["percent"] = lambda value: f"{value:.1f}"
-    environment.filters["count"] = lambda value: f"{value:,}"
-    return environment

@@ -9,11 +9,11 @@ import pytest
 from hostile import odd_contents
 from pydantic import Field
 
+from core.entry.cluster import plan_workers
+from core.entry.command import run_command
+from core.entry.progress import Progress
 from core.errors import SettingsError
 from core.settings import Settings
-from pipelines.cluster import plan_workers
-from pipelines.command import run_command
-from pipelines.progress import Progress
 from pipelines.run_folder import RunFolder, overlay_path
 from pipelines.slides import Entry
 from pipelines.storage import open_folder

@@ -17,9 +17,10 @@ from core.bundle import load_bundle
 from core.errors import SettingsError
 from core.predictor import Predictor
 from core.preprocessing import Preprocessing
+from core.recipe import load_recipe
 from core.synthetic import CLASS_NAMES, draw_field
-from pipelines.train import TrainSettings, load_recipe, train
-from pipelines.training_data import TrainingData
+from core.training_data import TrainingData
+from pipelines.train import TrainSettings, train
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -41,7 +42,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "cells" / "MONOCYTE" / "broken.jpg").write_bytes(b"nothing")
     rows.append("MONOCYTE/broken.jpg,MONOCYTE-0")
     (root / "groups.csv").write_text("\n".join(rows) + "\n")
-    recipe = json.loads((PROJECT / "pipelines" / "recipes" / "cell-crop.json").read_text())
+    recipe = json.loads((PROJECT / "core" / "recipes" / "cell-crop.json").read_text())
     recipe["preprocessing"] |= {"height": 64, "width": 64}
     recipe["training"] |= {"epochs": 8, "samples_per_epoch": 96, "batch_size": 16, "learning_rate": 0.003}
     (root / "recipe.json").write_text(json.dumps(recipe))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipelines.report import RESEARCH_ONLY
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from core.bundle import BundleRecord
 
-__all__ = ["write_card"]
+__all__ = ["RESEARCH_ONLY", "write_card"]
+
+RESEARCH_ONLY = "For Research Use Only. Not for use in diagnostic procedures."
+"""The wording of 21 CFR 809.10(c)(2)(i)."""
 
 _CARD = """---
 library_name: timm

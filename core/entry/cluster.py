@@ -15,7 +15,7 @@ import ray
 from core.errors import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
 
 __all__ = ["WorkerPlan", "connected", "plan_workers"]
 
@@ -50,7 +50,7 @@ class WorkerPlan:
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[None]:
+def connected(address: str | None) -> Generator[None]:
     """Join the cluster of a job or of `address`, or start a private one on this machine, for a while.
 
     A process that is connected already stays so.

@@ -17,14 +17,12 @@ from core.dataset import (
     join_images,
     load_images,
     read_class_folders,
-    read_linked_groups,
 )
 from core.errors import SettingsError
 from core.settings import Settings
-from pipelines.progress import Progress, say
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from core.preprocessing import Preprocessing
 
@@ -65,11 +63,8 @@ class TrainingData:
             raise SettingsError("outliers-nowhere", "--outliers names class folders of --also; none is given.")
         if taught := set(settings.outliers) & set(main.class_names):
             raise SettingsError("outliers-known", f"{', '.join(sorted(taught))} is a class of {settings.data}.")
-        if settings.groups is None:
-            say("warning: without --groups, views of one field can be on both sides of the split; see audit.py")
-        else:
-            linked = read_linked_groups(settings.linked_groups) if settings.linked_groups else None
-            main = main.with_sources(settings.groups, linked)
+        if settings.groups is not None:
+            main = main.with_sources(settings.groups, settings.linked_groups)
         return cls((main, *(_further(path, main.class_names, settings) for path in settings.also)))
 
     @property
@@ -77,8 +72,21 @@ class TrainingData:
         """The main data set."""
         return self.sets[0]
 
-    def load(self, preprocessing: Preprocessing, margin: float, threads: int) -> ImageSet:
+    @property
+    def size(self) -> int:
+        """Number of images of all data sets."""
+        return sum(len(data.samples) for data in self.sets)
+
+    def load(
+        self, preprocessing: Preprocessing, margin: float, threads: int, on_image: Callable[[], object] | None = None
+    ) -> ImageSet:
         """Decode every image once; the labels of outliers are `OUTLIER`.
+
+        Args:
+            preprocessing: The record that the network will be used with.
+            margin: Room around the input for augmentation, relative to the input's side.
+            threads: To decode with.
+            on_image: Called after each image.
 
         Raises:
             DataError: Where none of a data set's images can be read.
@@ -86,12 +94,7 @@ class TrainingData:
         known = len(self.main.class_names)
         loaded: list[ImageSet] = []
         for data in self.sets:
-            with Progress(len(data.samples), "images decoded") as progress:
-                images = load_images(
-                    data.samples, preprocessing, margin=margin, workers=threads, on_image=progress.advance
-                )
-            for bad in images.unreadable:
-                say(f"left out: {bad.path}: {bad.message} [{bad.code}]")
+            images = load_images(data.samples, preprocessing, margin=margin, workers=threads, on_image=on_image)
             labels = torch.where(images.labels < known, images.labels, OUTLIER)
             loaded.append(replace(images, labels=labels))
         return loaded[0] if len(loaded) == 1 else join_images(loaded)
@@ -104,8 +107,10 @@ class TrainingData:
             class of any set has fewer sources.
         """
         row_of = {sample.path: row for row, sample in enumerate(images.samples)}
-        folds = min(len(folds_by_source(data, count, seed)) for data in self.sets)
-        per_set = [folds_by_source(data, folds, seed) for data in self.sets]
+        per_set = [folds_by_source(data, count, seed) for data in self.sets]
+        folds = min(len(sides) for sides in per_set)
+        if any(len(sides) > folds for sides in per_set):
+            per_set = [folds_by_source(data, folds, seed) for data in self.sets]
         return [
             (
                 [row for sides in per_set for row in _rows(sides[fold][0], row_of)],
