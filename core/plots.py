@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from core.evaluation import Level
 
-__all__ = ["confusion_png", "curves_png", "ood_png", "reliability_png", "risk_coverage_png"]
+__all__ = ["confusion_png", "curves_png", "ood_png", "png", "reliability_png", "risk_coverage_png"]
 
 _LEVELS = (("images", "#5b3f8f"), ("sources", "#c98a1b"))
 
@@ -37,7 +37,7 @@ def confusion_png(
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=10)
     axes.set(xlabel="Predicted", ylabel="Labelled", title=title)
     axes.tick_params(axis="x", rotation=30)
-    return _png(figure)
+    return png(figure)
 
 
 def curves_png(history: Sequence[Mapping[str, float]]) -> bytes:
@@ -53,7 +53,7 @@ def curves_png(history: Sequence[Mapping[str, float]]) -> bytes:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.25)
         axes.legend(frameon=False)
-    return _png(figure)
+    return png(figure)
 
 
 def reliability_png(levels: Sequence[Level]) -> bytes:
@@ -70,7 +70,7 @@ def reliability_png(levels: Sequence[Level]) -> bytes:
     axes.grid(alpha=0.25)
     for handle in axes.legend(frameon=False, loc="lower right").legend_handles[1:]:
         handle.set_sizes([40])  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
-    return _png(figure)
+    return png(figure)
 
 
 def risk_coverage_png(levels: Sequence[Level]) -> bytes:
@@ -94,7 +94,7 @@ def risk_coverage_png(levels: Sequence[Level]) -> bytes:
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, loc="upper left")
-    return _png(figure)
+    return png(figure)
 
 
 def ood_png(scores: Mapping[str, Sequence[float]], threshold: float) -> bytes:
@@ -110,10 +110,11 @@ def ood_png(scores: Mapping[str, Sequence[float]], threshold: float) -> bytes:
     axes.set(xlabel="Out-of-distribution score", ylabel="Images (%)")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
-    return _png(figure)
+    return png(figure)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure, *, tight: bool = False) -> bytes:
+    """Return the figure as a PNG file, as small as its content where `tight`."""
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=120)
+    figure.savefig(stream, format="png", dpi=120, bbox_inches="tight" if tight else None)
     return stream.getvalue()

@@ -133,6 +133,7 @@ class Trainer:
         self.network = network.to(self.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.class_names = tuple(class_names)
         self.train, self.validation = train, validation
+        self._pixels = _resident(train.pixels, self.device)
         self.checkpoint = checkpoint
         self.origin = origin
         self.progress = _Progress()
@@ -250,7 +251,7 @@ class Trainer:
     def _batch(
         self, chosen: torch.Tensor, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        pixels = self.train.pixels[chosen].to(self.device, non_blocking=True)
+        pixels = self._pixels[chosen.to(self._pixels.device)].to(self.device, non_blocking=True)
         height, width = self.preprocessing.height, self.preprocessing.width
         views = self.config.augmentation.apply(pixels, height, width, generator)
         batch = self.preprocessing.normalise(views).contiguous(memory_format=torch.channels_last)
@@ -359,6 +360,14 @@ def has_bfloat16(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     known: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return device.type == "cpu" and bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+
+
+def _resident(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Move the images to a GPU that has room for them three times; elsewhere they stay where they are."""
+    if device.type != "cuda":
+        return pixels
+    free, _ = torch.cuda.mem_get_info(device)
+    return pixels.to(device) if free > 3 * pixels.nbytes else pixels
 
 
 def _fingerprint(images: ImageSet) -> str:

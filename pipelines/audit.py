@@ -329,7 +329,6 @@ def _write(result: Audit, settings: AuditSettings) -> dict[str, Any]:
         unreadable=[(u.path.relative_to(result.root).as_posix(), u.code, u.message) for u in result.unreadable],
         splits=result.splits,
         class_names=result.class_names,
-        drawn=False,
     )
     (out / "index.html").write_text(page, encoding="utf-8", errors="backslashreplace")
     return record

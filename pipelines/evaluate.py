@@ -335,7 +335,6 @@ def _write(
         mistakes=mistakes,
         wrong=sum(p.label != bundle.class_names[s.label] for s, p in zip(mine.samples, mine.predictions, strict=True)),
         unreadable=[(str(u.path), u.code, u.message) for u in results.unreadable],
-        drawn=False,
     )
     (out / "index.html").write_text(page, encoding="utf-8", errors="backslashreplace")
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["WorkerPlan", "connected", "plan_workers"]
 
 _OBJECT_STORE_BYTES = 512 * 1024 * 1024
-"""Of a private cluster: it carries the bundle and numbers of parts, never images."""
+"""Of a private cluster, beside what the caller puts into it."""
 
 _MOST_LOADERS = 16
 
@@ -50,10 +50,14 @@ class WorkerPlan:
 
 
 @contextmanager
-def connected(address: str | None) -> Generator[None]:
+def connected(address: str | None, shared_bytes: int = 0) -> Generator[None]:
     """Join the cluster of a job or of `address`, or start a private one on this machine, for a while.
 
     A process that is connected already stays so.
+
+    Args:
+        address: Of a cluster; None: of the job that this is, or none.
+        shared_bytes: What the caller will put into the object store of a private cluster.
 
     Raises:
         SettingsError: With code ``no-cluster``.
@@ -62,7 +66,7 @@ def connected(address: str | None) -> Generator[None]:
         yield
         return
     on_terminate = signal.getsignal(signal.SIGTERM)
-    _connect(address or os.environ.get("RAY_ADDRESS"))
+    _connect(address or os.environ.get("RAY_ADDRESS"), shared_bytes)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_terminate)  # ray.init() puts its own in its place
     try:
@@ -71,7 +75,7 @@ def connected(address: str | None) -> Generator[None]:
         ray.shutdown()
 
 
-def _connect(address: str | None) -> None:
+def _connect(address: str | None, shared_bytes: int) -> None:
     common: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
     if address:
         try:
@@ -85,7 +89,7 @@ def _connect(address: str | None) -> None:
     ray.init(
         address="local",
         include_dashboard=False,
-        object_store_memory=_OBJECT_STORE_BYTES,
+        object_store_memory=_OBJECT_STORE_BYTES + shared_bytes,
         _node_ip_address="127.0.0.1",
         **common,
     )
@@ -98,6 +102,7 @@ def plan_workers(
     cpus: float | None = None,
     gpus: float | None = None,
     threads: int | None = None,
+    per_gpu: int = 1,
 ) -> WorkerPlan:
     """Choose workers for a cluster.
 
@@ -111,6 +116,7 @@ def plan_workers(
         cpus: Overrides the CPUs of each.
         gpus: Overrides the GPUs of each; 0 keeps off the GPUs.
         threads: Overrides the torch threads of each.
+        per_gpu: How many share a GPU, where its CPUs allow and `gpus` says nothing else.
 
     Raises:
         SettingsError: With code ``too-few-resources`` where the cluster could never start them.
@@ -118,8 +124,8 @@ def plan_workers(
     total_gpus = sum(node.get("GPU", 0.0) for node in nodes)
     use_gpu = total_gpus > 0 if gpus is None else gpus > 0
     if use_gpu:
-        gpus = 1.0 if gpus is None else gpus
         hosts = [node for node in nodes if node.get("GPU", 0.0) > 0]
+        gpus = 1 / _sharing(hosts, per_gpu) if gpus is None else gpus
         per_node = [max(1, int(node["GPU"] / gpus)) for node in hosts]
     else:
         gpus = 0.0
@@ -139,6 +145,11 @@ def plan_workers(
     return plan
 
 
+def _sharing(hosts: Sequence[dict[str, float]], most: int) -> int:
+    """Return how many workers share a GPU: at most `most`, and no more than there are CPUs to feed them."""
+    return max(1, min(most, *(int(_free_cpus(node) / node["GPU"]) for node in hosts)))
+
+
 def _free_cpus(node: dict[str, float]) -> float:
     total = node.get("CPU", 0.0)
     return total - 1 if total > 1 else total / 2
@@ -154,5 +165,5 @@ def _check(plan: WorkerPlan, nodes: Sequence[dict[str, float]]) -> None:
         raise SettingsError(
             "too-few-resources",
             f"{plan.workers} workers with {plan.cpus:g} CPUs and {plan.gpus:g} GPUs each do not fit into the"
-            f" cluster; it has room for {room}. Lower --workers, --cpus-per-worker or --gpus-per-worker.",
+            f" cluster; it has room for {room}. Lower their number, or the CPUs or GPUs of each.",
         )
