@@ -50,6 +50,15 @@ def cluster() -> Iterator[None]:
         ray.shutdown()
 
 
+@pytest.fixture(scope="module")
+def dashboard() -> Iterator[str]:
+    """The dashboard's address of a cluster of its own, for jobs."""
+    from jobs import head_node
+
+    with head_node() as address:
+        yield address
+
+
 @pytest.fixture(scope="session")
 def shipped() -> Path:
     """The bundle in the repository."""

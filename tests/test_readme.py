@@ -27,7 +27,16 @@ COMMANDS = [line for block in BLOCKS for line in block.replace("\\\n", " ").spli
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that looks like a clone whose environment is ready, with cells of the reader's own."""
     folder = tmp_path_factory.mktemp("readme")
-    for name in ("core", "pipelines", "models", "benchmarks", "Makefile", "pyproject.toml", "constraints.txt"):
+    for name in (
+        "core",
+        "pipelines",
+        "tuning",
+        "models",
+        "benchmarks",
+        "Makefile",
+        "pyproject.toml",
+        "constraints.txt",
+    ):
         (folder / name).symlink_to(PROJECT / name)
     (folder / ".venv").symlink_to(Path(sys.prefix))
     for stamp in ("installed", "installed-dev"):
@@ -47,6 +56,18 @@ def quick(command: str) -> str:
     recipe["preprocessing"] |= {"height": 64, "width": 64}
     recipe["training"] |= {"epochs": 1, "samples_per_epoch": 32}
     Path("recipe.json").write_text(json.dumps(recipe))
+    if "tuning/search.py" in command:
+        step = json.loads((PROJECT / "core" / "recipes" / "cell-crop-step.json").read_text())
+        step["preprocessing"], step["training"] = (
+            recipe["preprocessing"],
+            step["training"]
+            | {
+                "epochs": 1,
+                "samples_per_epoch": 32,
+            },
+        )
+        Path("recipe.json").write_text(json.dumps(step))
+        command += " --num-samples 2"
     return command.replace("--weights imagenet", "--weights none --recipe recipe.json")
 
 

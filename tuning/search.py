@@ -222,6 +222,7 @@ def _scheduler(settings: SearchSettings, config: TrainingConfig, space: Space) -
     return ResumableASHA(
         settings.out,
         keep=config.keep,
+        spared=space.values_of(config),
         max_t=config.epochs,
         grace_period=grace,
         reduction_factor=settings.reduction_factor,
@@ -278,7 +279,6 @@ def _identity(settings: SearchSettings, run: TrainingRun, space: Space) -> dict[
         "groups": settings.groups,
         "space": space.text,
         "recipe": run.recipe.model_dump(mode="json"),
-        "recipe_values": space.values_of(run.recipe.training),
         "options": {
             name: getattr(settings, name)
             for name in (
@@ -343,6 +343,7 @@ def _record(
         "seconds": earlier["seconds"] if earlier else 0.0,
         "settings": settings.model_dump(mode="json"),
         "identity": identity,
+        "recipe_values": prepared.space.values_of(prepared.run.recipe.training),
         "plan": {"trials_at_once": plan.workers, "cpus": plan.cpus, "gpus": plan.gpus, "threads": plan.threads},
         "images": {
             "training": prepared.trained_on,

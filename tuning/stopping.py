@@ -24,12 +24,13 @@ class ResumableASHA(ASHAScheduler):
     Args:
         folder: Of the search; its ledger is told to ASHA before the first trial.
         keep: Which weights of a trial are kept, ``best`` or ``last``.
+        spared: Values of the trial that is never stopped: the recipe's own, which the others are measured by.
         options: For `ASHAScheduler`; ``time_attr`` is ``epoch``.
     """
 
-    def __init__(self, folder: Path, *, keep: str, **options: Any) -> None:  # noqa: ANN401
+    def __init__(self, folder: Path, *, keep: str, spared: dict[str, Any], **options: Any) -> None:  # noqa: ANN401
         super().__init__(time_attr="epoch", **options)
-        self._folder, self._keep, self._told = folder, keep, False
+        self._folder, self._keep, self._spared, self._told = folder, keep, spared, False
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:  # noqa: ANN401
         """Take in a trial; before the first one, what the ledger has."""
@@ -41,3 +42,8 @@ class ResumableASHA(ASHAScheduler):
                 for epoch, score in record.scores(self._keep):
                     super().on_trial_result(tune_controller, earlier, {"epoch": epoch, self.metric: score})
         super().on_trial_add(tune_controller, trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:  # noqa: ANN401
+        """Decide whether a trial goes on."""
+        action = super().on_trial_result(tune_controller, trial, result)
+        return self.CONTINUE if trial.config == self._spared else action

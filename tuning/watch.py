@@ -52,13 +52,13 @@ class Watch(Callback):
             self._live = Live(console=Console(stderr=True), refresh_per_second=1, transient=True)
             self._live.start()
 
-    def on_trial_start(self, trial: Trial, **_info: object) -> None:
+    def on_trial_start(self, trials: list[Trial], trial: Trial, **_info: object) -> None:
         """Note that a trial runs."""
-        self._note(trial, state="running", retries=trial.num_failures)
+        self._note(trials, trial, state="running", retries=trial.num_failures)
 
-    def on_trial_result(self, trial: Trial, result: dict[str, Any], **_info: object) -> None:
+    def on_trial_result(self, trials: list[Trial], trial: Trial, result: dict[str, Any], **_info: object) -> None:
         """Note what an epoch gave."""
-        before = self._note(trial, state="running")
+        before = self._note(trials, trial, state="running")
         known = {int(epoch["epoch"]): epoch for epoch in before.epochs}
         number = int(result["epoch"])
         repeated = before.repeated + (number in known and not result["repeats"])
@@ -66,6 +66,7 @@ class Watch(Callback):
             known[number] = {"epoch": number, **{name: float(result[name]) for name in _REPORTED}}
         processes = before.processes + ([result["pid"]] if before.processes[-1:] != [result["pid"]] else [])
         self._note(
+            trials,
             trial,
             epochs=[known[key] for key in sorted(known)],
             repeated=repeated,
@@ -77,28 +78,28 @@ class Watch(Callback):
         )
         self._tell(trial.trial_id)
 
-    def on_trial_complete(self, trial: Trial, **_info: object) -> None:
+    def on_trial_complete(self, trials: list[Trial], trial: Trial, **_info: object) -> None:
         """Note why a trial ended, and keep only what is needed of it."""
-        last, before = trial.last_result or {}, self._note(trial)
+        last, before = trial.last_result or {}, self._note(trials, trial)
         state: State = last.get("ends") or "stopped"
         reason = last.get("reason") or before.reason or ("time budget" if self._budget else "stopped")
-        record = self._note(trial, state=state, reason=reason)
+        record = self._note(trials, trial, state=state, reason=reason)
         folder = self._folder / "trials" / trial.trial_id
         keep_weights(folder, record.outcome(), usable=record.usable, keep=self._keep)
         self._tell(trial.trial_id)
 
-    def on_trial_recover(self, trial: Trial, **_info: object) -> None:
+    def on_trial_recover(self, trials: list[Trial], trial: Trial, **_info: object) -> None:
         """Note that a worker died and the trial goes on."""
-        record = self._note(trial, state="pending", retries=trial.num_failures)
+        record = self._note(trials, trial, state="pending", retries=trial.num_failures)
         say(f"trial {record.number}: its worker died; it goes on from its last epoch")
 
-    def on_trial_error(self, trial: Trial, **_info: object) -> None:
+    def on_trial_error(self, trials: list[Trial], trial: Trial, **_info: object) -> None:
         """Note what broke a trial for good."""
         error = trial.get_error()
         memory = isinstance(error, ray.exceptions.OutOfMemoryError) or "OutOfMemoryError" in str(error)
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["the worker died"]
         state: State = "out-of-memory" if memory else "failed"
-        self._note(trial, state=state, reason=lines[-1][:300], retries=trial.num_failures)
+        self._note(trials, trial, state=state, reason=lines[-1][:300], retries=trial.num_failures)
         self._tell(trial.trial_id)
 
     def on_experiment_end(self, **_info: object) -> None:
@@ -113,14 +114,18 @@ class Watch(Callback):
             self._ledger = Ledger(self._folder)
         return self._ledger
 
-    def _note(self, trial: Trial, **changes: Any) -> TrialRecord:  # noqa: ANN401
+    def _note(self, trials: list[Trial], trial: Trial, **changes: Any) -> TrialRecord:  # noqa: ANN401
         """Change what is known of a trial, and save."""
         ledger = self._records()
-        before = ledger.trials.get(trial.trial_id) or TrialRecord(
-            number=len(ledger.trials), id=trial.trial_id, state="pending", values=dict(trial.config)
-        )
+        for other in trials:  # in the order of their proposal, whichever starts first
+            if other.trial_id not in ledger.trials:
+                fresh = TrialRecord(
+                    number=len(ledger.trials), id=other.trial_id, state="pending", values=dict(other.config)
+                )
+                ledger.put(fresh)
+        before = ledger.trials[trial.trial_id]
         record = TrialRecord.model_validate(before.model_dump() | changes)
-        if record != ledger.trials.get(trial.trial_id):
+        if record != before:
             ledger.put(record)
             ledger.save()
         return record

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from drawn import draw_class_folders
 
 from core.bundle import load_bundle
 from core.errors import SettingsError
@@ -29,23 +29,11 @@ PROJECT = Path(__file__).resolve().parents[2]
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Class folders of drawings: two views of each of eight fields per class, and one broken file."""
     root = tmp_path_factory.mktemp("train")
-    rng = np.random.default_rng(1)
-    rows = ["path,source"]
-    for kind in CLASS_NAMES:
-        (root / "cells" / kind).mkdir(parents=True)
-        for field in range(8):
-            rgb = draw_field(kind, rng)
-            for view, picture in enumerate((rgb, rgb[:, ::-1])):
-                name = f"{field}-{view}.jpg"
-                cv2.imwrite(str(root / "cells" / kind / name), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-                rows.append(f"{kind}/{name},{kind}-{field}")
+    training = {"epochs": 8, "samples_per_epoch": 96, "batch_size": 16, "learning_rate": 0.003}
+    draw_class_folders(root, 8, recipe="cell-crop", training=training)
     (root / "cells" / "MONOCYTE" / "broken.jpg").write_bytes(b"nothing")
-    rows.append("MONOCYTE/broken.jpg,MONOCYTE-0")
-    (root / "groups.csv").write_text("\n".join(rows) + "\n")
-    recipe = json.loads((PROJECT / "core" / "recipes" / "cell-crop.json").read_text())
-    recipe["preprocessing"] |= {"height": 64, "width": 64}
-    recipe["training"] |= {"epochs": 8, "samples_per_epoch": 96, "batch_size": 16, "learning_rate": 0.003}
-    (root / "recipe.json").write_text(json.dumps(recipe))
+    with (root / "groups.csv").open("a") as stream:
+        stream.write("MONOCYTE/broken.jpg,MONOCYTE-0\n")
     return root
 
 
@@ -197,7 +185,7 @@ def test_the_notebooks_recipe_is_the_notebooks() -> None:
 )
 def test_a_bad_recipe_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "r.json").write_text(content)
-    with pytest.raises(SettingsError, match="cell-crop, notebook"):
+    with pytest.raises(SettingsError, match="cell-crop, cell-crop-step, notebook"):
         load_recipe(str(tmp_path / "r.json"))
     with pytest.raises(SettingsError, match="neither known"):
         load_recipe("unheard-of")

@@ -1,0 +1,195 @@
+"""`search`, whole, on drawn cells: what comes out, what goes wrong in a trial, what a resumed search refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from drawn import draw_class_folders
+
+from core.bundle import load_bundle
+from core.errors import SettingsError
+from core.predictor import Predictor
+from core.recipe import load_recipe
+from tuning.ledger import Ledger
+from tuning.search import SearchSettings, search
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from playwright.sync_api import Page
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("search")
+    training = {"epochs": 3, "samples_per_epoch": 32, "batch_size": 16, "step_size": 2}
+    draw_class_folders(root, 6, recipe="cell-crop-step", training=training)
+    return root
+
+
+def settings(cells: Path, out: Path, **options: Any) -> SearchSettings:
+    common = {"data": cells / "cells", "out": out, "recipe": str(cells / "recipe.json"), "weights": "none"}
+    return SearchSettings.model_validate(
+        common | {"groups": str(cells / "groups.csv"), "validation_share": 0.33, "num_samples": 5} | options
+    )
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "space.yaml"
+    path.write_text(text)
+    return path
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+SPACE = "learning_rate: {loguniform: [1e-4, 1e-2]}\nstep_size: {randint: [1, 4]}\noptimizer: {choice: [adam, adamw]}"
+
+
+@pytest.fixture(scope="module")
+def searched(cells: Path, tmp_path_factory: pytest.TempPathFactory, cluster: None) -> Path:
+    folder = tmp_path_factory.mktemp("searched")
+    assert search(settings(cells, folder / "out", space=written(folder, SPACE))) == 0
+    return folder / "out"
+
+
+def test_the_first_trial_is_the_recipe_and_is_never_stopped(searched: Path, cells: Path) -> None:
+    recipe = load_recipe(str(cells / "recipe.json")).training
+    first, *others = Ledger(searched).ordered()
+    assert first.values == {name: getattr(recipe, name) for name in ("learning_rate", "step_size", "optimizer")}
+    assert (first.state, first.reason, len(first.epochs)) == ("finished", "all epochs", 3)
+    assert len(others) == 4
+    assert len({json.dumps(trial.values) for trial in others}) == 4
+    assert all(len(trial.epochs) in {2, 3} and trial.repeated == 0 for trial in others)
+
+
+def test_the_best_bundle_predicts_and_says_where_it_is_from(searched: Path, cells: Path) -> None:
+    best = Ledger(searched).ranked()[0]
+    bundle = load_bundle(searched / "best")
+    (prediction,) = Predictor(bundle).predict(
+        [Predictor(bundle).prepare(next((cells / "cells").rglob("*.jpg")).read_bytes())[1]]
+    )
+    assert prediction.label in bundle.class_names
+    assert bundle.record.training["search"] == {"trials": 5, "trial": best.number, "varied": best.values}
+    assert bundle.record.training["learning_rate"] == best.values["learning_rate"]
+    assert bundle.metrics["validation"]["image"]["n"] == 16
+    assert bundle.record.data["training_images"] == 32
+    recipe = load_recipe(str(searched / "recipe.json"))
+    assert recipe.training.learning_rate == best.values["learning_rate"]
+    record = json.loads((searched / "search.json").read_text())
+    assert record["result"]["trial"] == best.number
+    assert (record["result"]["comparison"] is None) == (best.number == 0)
+
+
+def test_the_tables(searched: Path) -> None:
+    trials, epochs = table(searched / "trials.csv"), table(searched / "epochs.csv")
+    assert [row["trial"] for row in trials] == ["0", "1", "2", "3", "4"]
+    assert {row["state"] for row in trials} <= {"finished", "stopped"}
+    assert sum(int(row["epochs"]) for row in trials) == len(epochs)
+    for row in trials:
+        mine = [epoch for epoch in epochs if epoch["trial"] == row["trial"]]
+        assert float(row["validation_loss"]) == min(float(epoch["validation_loss"]) for epoch in mine)
+        assert row["reason"] == ("all epochs" if row["state"] == "finished" else "early stopping")
+
+
+def test_disk_stays_bounded_and_tensorboard_has_its_logs(searched: Path) -> None:
+    for folder in (searched / "trials").iterdir():
+        assert {path.name for path in folder.iterdir()} == {"weights.safetensors", "outcome.json"}
+        assert sum(path.stat().st_size for path in folder.iterdir()) < 24e6
+    assert len(list((searched / "tune").glob("*/events.out.tfevents*"))) == 5
+
+
+def test_the_report(searched: Path, page: Page) -> None:
+    page.goto((searched / "report" / "index.html").as_uri())
+    assert page.locator("h1").inner_text() == "Hyperparameter search"
+    assert page.locator("tr.best").count() == 1
+    assert page.locator("figure img").count() == 4
+    assert page.evaluate("[...document.images].every(image => image.naturalWidth > 300)")
+    assert "Research Use Only" in page.locator(".banner").inner_text()
+
+
+def test_a_finished_search_is_not_run_again(searched: Path, cells: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (searched / "trials.json").read_bytes()
+    assert search(settings(cells, searched, space=searched.parent / "space.yaml", resume=True)) == 0
+    assert "is finished" in capsys.readouterr().err
+    assert (searched / "trials.json").read_bytes() == before
+
+
+def test_another_search_is_not_continued(searched: Path, cells: Path, tmp_path: Path) -> None:
+    space = searched.parent / "space.yaml"
+    with pytest.raises(SettingsError, match="exists already"):
+        search(settings(cells, searched, space=space))
+    with pytest.raises(SettingsError, match="other space"):
+        search(settings(cells, searched, space=written(tmp_path, "gamma: {uniform: [0.1, 1]}"), resume=True))
+    with pytest.raises(SettingsError, match="other options"):
+        search(settings(cells, searched, space=space, num_samples=9, resume=True))
+    with pytest.raises(SettingsError, match="other recipe"):
+        search(settings(cells, searched, space=space, epochs=4, resume=True))
+    moved = tmp_path / "cells"
+    draw_class_folders(tmp_path, 5, recipe="cell-crop-step", training={})
+    with pytest.raises(SettingsError, match="other data"):
+        search(settings(cells, searched, space=space, data=moved, groups=str(tmp_path / "groups.csv"), resume=True))
+    with pytest.raises(SettingsError, match="no search that could be continued"):
+        search(settings(cells, tmp_path / "nowhere", space=space, resume=True))
+
+
+def test_trials_that_break_do_not_break_the_search(cells: Path, tmp_path: Path, cluster: None) -> None:
+    """A learning rate of 1000 diverges; a batch of fifty million images is more than any memory."""
+    text = "learning_rate: {grid_search: [1000, 0.001]}\nbatch_size: {grid_search: [16, 50000000]}"
+    options = {"space": written(tmp_path, text), "search": "grid", "num_samples": 1, "epochs": 1, "stopping": "none"}
+    assert search(settings(cells, tmp_path / "out", **options)) == 1
+    trials = Ledger(tmp_path / "out").ordered()
+    states = {(trial.values["learning_rate"], trial.values["batch_size"]): trial for trial in trials}
+    assert trials[0].values == {"learning_rate": 0.001, "batch_size": 16}
+    assert states[0.001, 16].state == "finished"
+    assert states[1000, 16].state == "diverged"
+    assert "smaller learning rate" in states[1000, 16].reason
+    for rate in (0.001, 1000):
+        assert states[rate, 50_000_000].state == "out-of-memory"
+        assert "allocate" in states[rate, 50_000_000].reason
+    assert load_bundle(tmp_path / "out" / "best").record.training["search"]["trial"] == 0
+    page = (tmp_path / "out" / "report" / "index.html").read_text()
+    assert "diverged" in page
+    assert "Too few trials" in page
+
+
+def test_a_search_without_any_result_says_so(cells: Path, tmp_path: Path, cluster: None) -> None:
+    options = {"num_samples": 1, "epochs": 1, "learning_rate": 1000, "stopping": "none"}
+    text = "learning_rate: {loguniform: [1, 10000]}"
+    assert search(settings(cells, tmp_path / "out", space=written(tmp_path, text), **options)) == 1
+    assert not (tmp_path / "out" / "best").exists()
+    assert "No trial ended with weights" in (tmp_path / "out" / "report" / "index.html").read_text()
+
+
+def test_the_time_budget_ends_a_search_with_what_there_is(cells: Path, tmp_path: Path, cluster: None) -> None:
+    options = {"num_samples": 50, "epochs": 200, "time_budget": 12.0, "stopping": "none"}
+    assert search(settings(cells, tmp_path / "out", **options)) == 0
+    trials = Ledger(tmp_path / "out").ordered()
+    assert 1 <= len(trials) < 50
+    assert {(trial.state, trial.reason) for trial in trials} == {("stopped", "time budget")}
+    load_bundle(tmp_path / "out" / "best")
+    assert not list((tmp_path / "out" / "trials").glob("*/checkpoint.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"search": "grid"}, "go together"),
+        ({"space": "learning_rate: {grid_search: [0.001]}"}, "go together"),
+        ({"space": "augmentation.noise: {randn: [10, 0.1]}"}, "normally distributed"),
+        ({"recipe": "unheard-of"}, "neither known"),
+    ],
+)
+def test_contradictions_are_refused_before_anything_is_read(
+    cells: Path, tmp_path: Path, options: dict[str, Any], says: str
+) -> None:
+    if "space" in options:
+        options = options | {"space": written(tmp_path, options["space"])}
+    with pytest.raises(SettingsError, match=says):
+        search(settings(cells, tmp_path / "out", **options))
+    assert not (tmp_path / "out").exists()
