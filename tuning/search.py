@@ -57,6 +57,10 @@ class SearchSettings(RunSettings):
     The first trial has the recipe's own values. Optuna's TPE proposes the others, ASHA stops the weak ones
     early. SEARCH/best is the best trial as a bundle, SEARCH/report/index.html what a person opens, and
     SEARCH/recipe.json the best values for train.py. No folder but DATA is read: TEST is for evaluate.py.
+
+        python tuning/search.py my-cells --out my-search --groups groups.csv
+        python tuning/search.py my-cells --out my-search --num-samples 100 --time-budget 7200 --gpus-per-trial 0.25
+        python tuning/search.py my-cells --out my-search --resume    (with the options it was begun with)
     """
 
     data: CliPositionalArg[Path] = Field(description="folder with one sub-folder per class")
@@ -64,19 +68,21 @@ class SearchSettings(RunSettings):
     recipe: str = Field("cell-crop-step", description="cell-crop-step, cell-crop, notebook, or a JSON file")
     num_samples: int = Field(20, ge=1, description="trials, the recipe's own among them; of a grid: repetitions")
     time_budget: float | None = Field(None, gt=0, description="seconds after which nothing more is trained")
-    space: Path | None = Field(None, description="YAML file: what is varied; tuning/space.yaml is the example")
+    space: Path | None = Field(None, description="YAML file: what is varied; none: tuning/space.yaml, which shows how")
     search: Literal["tpe", "random", "grid"] = Field("tpe", description="who proposes: Optuna's TPE, chance, a grid")
     stopping: Literal["asha", "none"] = Field("asha", description="who stops weak trials early")
     grace_period: int | None = Field(
-        None, ge=1, description="epochs before a trial may be stopped (default: one more than the smallest step size)"
+        None, ge=1, description="epochs before a trial may be stopped; none: one more than the smallest step size"
     )
     reduction_factor: int = Field(3, ge=2, description="ASHA lets one trial in so many go on")
-    cpus_per_trial: float | None = Field(None, gt=0, description="default: from the cluster")
-    gpus_per_trial: float | None = Field(None, ge=0, description="may be a fraction; default: from the cluster")
-    max_concurrent: int | None = Field(None, ge=1, description="trials at once (default: what the cluster holds)")
-    threads: int | None = Field(None, ge=1, description="torch threads per trial (default: its CPUs)")
-    address: str | None = Field(None, description="of a Ray cluster (default: the job's, or a private one)")
-    mlflow: bool = Field(False, description="log to MLflow too, where MLFLOW_TRACKING_URI says, or SEARCH/mlruns")
+    cpus_per_trial: float | None = Field(None, gt=0, description="none: what keeps every core busy")
+    gpus_per_trial: float | None = Field(
+        None, ge=0, description="may be a fraction; none: up to four trials share a GPU"
+    )
+    max_concurrent: int | None = Field(None, ge=1, description="trials at once; none: what the cluster holds")
+    threads: int | None = Field(None, ge=1, description="torch threads per trial; none: its CPUs")
+    address: str | None = Field(None, description="of a Ray cluster; none: the job's, or a private one")
+    mlflow: bool = Field(False, description="log to MLflow too, where MLFLOW_TRACKING_URI says, or SEARCH/mlflow.db")
     resume: bool = Field(
         False, description="continue a search that was killed; Ray Tune's state is a pickle, so only one that you trust"
     )
@@ -239,7 +245,7 @@ def _mlflow(settings: SearchSettings) -> list[Any]:
         return []
     from ray.air.integrations.mlflow import MLflowLoggerCallback  # noqa: PLC0415 - only where MLflow is wanted
 
-    address = os.environ.get("MLFLOW_TRACKING_URI") or (settings.out / "mlruns").as_uri()
+    address = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{settings.out / 'mlflow.db'}"
     return [MLflowLoggerCallback(tracking_uri=address, experiment_name=settings.out.name)]
 
 

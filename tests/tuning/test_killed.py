@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from drawn import draw_class_folders
@@ -54,8 +55,10 @@ def finish(process: subprocess.Popen[str]) -> str:
     return text
 
 
-def curve(trial: TrialRecord) -> list[tuple[float, float]]:
-    return [(epoch["train_loss"], epoch["validation_loss"]) for epoch in trial.epochs]
+def same_curve(one: TrialRecord, other: TrialRecord) -> bool:
+    names = ("train_loss", "validation_loss")
+    curves = [[[epoch[name] for name in names] for epoch in trial.epochs] for trial in (one, other)]
+    return np.allclose(*curves, rtol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +97,7 @@ def test_the_driver_is_killed_and_the_search_continues(
     assert len([line for line in text.splitlines() if ", epoch 1 of" in line]) <= TRIALS - len(finished) - 1
     for before, now in zip(undisturbed[:3], after[:3], strict=True):
         assert now.values == before.values
-        assert curve(now) == pytest.approx(curve(before), rel=1e-4)
+        assert same_curve(now, before)
     assert json.loads((out / "search.json").read_text())["state"] == "finished"
     assert (out / "best" / "model.safetensors").is_file()
 
@@ -107,11 +110,11 @@ def test_a_worker_is_killed_and_its_trial_goes_on(cells: Path, undisturbed: list
     text = finish(process)
     after = Ledger(out).ordered()
     assert "its worker died" in text
-    assert sum(trial.retries for trial in after) >= 1  # the two trials may share a process no more
+    assert sum(trial.retries for trial in after) >= 1
     assert all(trial.state == "finished" and len(trial.epochs) == EPOCHS for trial in after)
     assert sum(trial.repeated for trial in after) == 0
     assert len(after[0].processes) >= 2
-    assert curve(after[0]) == pytest.approx(curve(undisturbed[0]), rel=1e-4)
+    assert same_curve(after[0], undisturbed[0])
 
 
 def test_an_interrupted_search_says_how_to_continue(cells: Path, tmp_path: Path) -> None:
