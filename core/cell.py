@@ -77,9 +77,8 @@ def find_nucleus(rgb: NDArray[np.uint8]) -> Box | None:
     Returns:
         The box in pixels of `rgb`, or None where nothing is purple enough or of a nucleus's size.
     """
-    factor = max(rgb.shape[:2]) / _WORKING_SIDE
-    small = _shrink(rgb, factor) if factor > 1 else rgb
-    mask = _purple(small)
+    small = _at_working_size(rgb)
+    mask = _purple(_purple_index(small))
     if mask is None:
         return None
     found = _main_group(mask)
@@ -102,13 +101,11 @@ def find_white_cell(rgb: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
     Returns:
         Mask (h, w) of the image at most 160 pixels wide and high, or None where there is no nucleus.
     """
-    factor = max(rgb.shape[:2]) / _WORKING_SIDE
-    small = _shrink(rgb, factor) if factor > 1 else rgb
-    purple, crop = _purple(small), CellFinder.model_validate({}).box(small)
+    small = _at_working_size(rgb)
+    index = _purple_index(small)
+    purple, crop = _purple(index), CellFinder.model_validate({}).box(small)
     if purple is None or crop is None:
         return None
-    _, green, blue = cv2.split(small)
-    index = cv2.GaussianBlur(cv2.subtract(blue, green), (5, 5), 0)
     around, nucleus = float(np.median(index[purple == 0])), float(np.median(index[purple == 1]))
     inside = np.zeros(purple.shape, bool)
     inside[int(crop.top) : int(crop.bottom), int(crop.left) : int(crop.right)] = True
@@ -120,15 +117,22 @@ def find_white_cell(rgb: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
     return np.isin(parts, np.flatnonzero(share >= max(1, share.max() // 5)))
 
 
-def _shrink(rgb: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
+def _at_working_size(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    factor = max(rgb.shape[:2]) / _WORKING_SIDE
+    if factor <= 1:
+        return rgb
     size = (max(1, round(rgb.shape[1] / factor)), max(1, round(rgb.shape[0] / factor)))
     return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _purple(rgb: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
-    """Return the mask (H, W) uint8 of what is purple, or None where Otsu separates nothing."""
+def _purple_index(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the colour index (H, W) uint8: blue above green, smoothed."""
     _, green, blue = cv2.split(rgb)
-    index = cv2.GaussianBlur(cv2.subtract(blue, green), (5, 5), 0)
+    return np.asarray(cv2.GaussianBlur(cv2.subtract(blue, green), (5, 5), 0), np.uint8)
+
+
+def _purple(index: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+    """Return the mask (H, W) uint8 of what is purple, or None where Otsu separates nothing."""
     threshold, mask = cv2.threshold(index, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     if threshold < _SMALLEST_CONTRAST:
         _, mask = cv2.threshold(index, _SMALLEST_CONTRAST, 1, cv2.THRESH_BINARY)

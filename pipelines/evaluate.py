@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -411,6 +412,7 @@ def _mistakes(settings: EvaluateSettings, bundle: Bundle, mine: _Results) -> lis
         return []
     (settings.out / "mistakes").mkdir()
     predictor = Predictor(bundle, "cpu")
+    images = Counter(sample.source for sample in mine.samples)
     shown: list[dict[str, Any]] = []
     for number, key in enumerate(order[: settings.mistakes]):
         sample = mine.samples[worst[key]]
@@ -430,7 +432,7 @@ def _mistakes(settings: EvaluateSettings, bundle: Bundle, mine: _Results) -> lis
                 "confidence": prediction.confidence,
                 "flag": prediction.flag,
                 "count": count[key],
-                "of": sum(1 for other in mine.samples if sample.source and other.source == sample.source) or 1,
+                "of": images[sample.source] if sample.source else 1,
             }
         )
     return shown
