@@ -4,7 +4,7 @@ Wall time of a search (start of Ray, decoding and the best bundle included, noth
 trials one after the other in one process on the same cores; both decode, train, validate and save every epoch.
 Then several trials at once: seconds to the first training step and memory of each.
 
-    python benchmarks/tuning.py DATA [--trials 4] [--epochs 4] [--samples 1280] [--rounds 1]
+    python benchmarks/tuning.py DATA [--trials 4] [--epochs 4] [--samples 1280] [--groups CSV]
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--samples", type=int, default=1280, help="per epoch")
+    parser.add_argument("--groups", help="as for search.py; without it every kept out image is watched")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--at-once", type=int, default=4, help="trials at once whose memory is looked at")
     options = parser.parse_args()
@@ -63,21 +64,21 @@ def search(
     command = [sys.executable, str(PROJECT / "tuning" / "search.py"), str(options.data), "--out", str(out)]
     command += ["--weights", "none", "--num-samples", str(trials), "--epochs", str(options.epochs)]
     command += ["--samples-per-epoch", str(options.samples), "--search", "random", "--stopping", "none", *more]
+    command += ["--groups", options.groups] if options.groups else []
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     memory: dict[int, tuple[int, int]] = {}
-    watcher = threading.Thread(target=watch, args=(process, memory))
-    watcher.start()
+    if more:  # looking at memory takes time, so not while time is measured
+        threading.Thread(target=watch, args=(process, memory)).start()
     _, said = process.communicate()
     seconds = time.perf_counter() - started
-    watcher.join()
     if process.returncode:
         sys.exit(said)
     return seconds, memory
 
 
 def watch(process: subprocess.Popen[str], memory: dict[int, tuple[int, int]]) -> None:
-    """Look at the trials' processes twice a second."""
+    """Look at the trials' processes every second."""
     while process.poll() is None:
         with contextlib.suppress(psutil.Error):
             for child in psutil.Process(process.pid).children(recursive=True):
@@ -86,7 +87,7 @@ def watch(process: subprocess.Popen[str], memory: dict[int, tuple[int, int]]) ->
                         now = child.memory_full_info()
                         before = memory.get(child.pid, (0, 0))
                         memory[child.pid] = (max(before[0], now.rss), max(before[1], now.uss))
-        time.sleep(0.5)
+        time.sleep(1)
 
 
 def plain_loop(options: argparse.Namespace, out: Path, folder: Path) -> float:
@@ -99,6 +100,7 @@ def plain_loop(options: argparse.Namespace, out: Path, folder: Path) -> float:
             "weights": "none",
             "epochs": options.epochs,
             "samples_per_epoch": options.samples,
+            "groups": options.groups,
         }
     )
     run = TrainingRun.prepare(settings, threads=torch.get_num_threads())

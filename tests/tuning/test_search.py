@@ -158,6 +158,7 @@ def test_trials_that_break_do_not_break_the_search(cells: Path, tmp_path: Path, 
     assert "Too few trials" in page
 
 
+@pytest.mark.slow
 def test_a_search_without_any_result_says_so(cells: Path, tmp_path: Path, cluster: None) -> None:
     options = {"num_samples": 1, "epochs": 1, "learning_rate": 1000, "stopping": "none"}
     text = "learning_rate: {loguniform: [1, 10000]}"
@@ -166,6 +167,7 @@ def test_a_search_without_any_result_says_so(cells: Path, tmp_path: Path, cluste
     assert "No trial ended with weights" in (tmp_path / "out" / "report" / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_time_budget_ends_a_search_with_what_there_is(cells: Path, tmp_path: Path, cluster: None) -> None:
     options = {"num_samples": 50, "epochs": 200, "time_budget": 12.0, "stopping": "none"}
     assert search(settings(cells, tmp_path / "out", **options)) == 0
