@@ -21,7 +21,7 @@ from core.errors import ImageError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["FORMATS", "MAX_BYTES", "MAX_PIXELS", "Picture", "decode"]
+__all__ = ["FORMATS", "MAX_BYTES", "MAX_PIXELS", "MIN_SIDE", "Picture", "decode"]
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
 """Formats that are decoded, by Pillow's names. MPO, what phones write, opens as JPEG and is refused."""

@@ -16,7 +16,17 @@ if TYPE_CHECKING:
 
     from core.cell import Box
 
-__all__ = ["COLOUR_MAPS", "encode_jpeg", "heatmap", "lay_back", "overlay", "panel", "shrink_to"]
+__all__ = [
+    "COLOUR_MAPS",
+    "encode_jpeg",
+    "encode_png",
+    "heatmap",
+    "heatmap_layer",
+    "lay_back",
+    "overlay",
+    "panel",
+    "shrink_to",
+]
 
 COLOUR_MAPS = {
     "jet": cv2.COLORMAP_JET,
@@ -108,6 +118,28 @@ def overlay(
     return blended
 
 
+def heatmap_layer(
+    cam: NDArray[np.float32], box: Box, height: int, width: int, *, colour_map: str = "jet"
+) -> NDArray[np.uint8]:
+    """Return a map's colours as a layer to lay on the image, clear where the network saw nothing.
+
+    Args:
+        cam: Map in [0, 1], (h, w) float32.
+        box: The part of the image that `cam` covers, in pixels.
+        height: Height of the image.
+        width: Width of the image.
+        colour_map: A name in `COLOUR_MAPS`.
+
+    Returns:
+        (height, width, 4) uint8 RGBA.
+    """
+    left, top, right, bottom = _whole_pixels(box, height, width)
+    layer = np.zeros((height, width, 4), np.uint8)
+    layer[top:bottom, left:right, :3] = heatmap(_enlarge(cam, box, (left, top, right, bottom)), colour_map)
+    layer[top:bottom, left:right, 3] = 255
+    return layer
+
+
 def panel(rgb: NDArray[np.uint8], cam: NDArray[np.float32], box: Box, *, colour_map: str = "jet") -> NDArray[np.uint8]:
     """Put original, heatmap and overlay side by side, (H, 3 * W, 3) uint8."""
     height, width = rgb.shape[:2]
@@ -129,4 +161,13 @@ def encode_jpeg(rgb: NDArray[np.uint8], quality: int = 85) -> bytes:
     done, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not done:
         raise SettingsError("not-encodable", f"OpenCV cannot encode an image of shape {rgb.shape} as JPEG.")
+    return data.tobytes()
+
+
+def encode_png(pixels: NDArray[np.uint8]) -> bytes:
+    """Encode (H, W, 3) uint8 RGB or (H, W, 4) RGBA as a PNG file."""
+    order = cv2.COLOR_RGB2BGR if pixels.shape[2] == 3 else cv2.COLOR_RGBA2BGRA
+    done, data = cv2.imencode(".png", cv2.cvtColor(pixels, order), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    if not done:
+        raise SettingsError("not-encodable", f"OpenCV cannot encode an image of shape {pixels.shape} as PNG.")
     return data.tobytes()

@@ -17,7 +17,11 @@ from core.errors import SettingsError
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-__all__ = ["WorkerPlan", "connected", "plan_workers"]
+__all__ = ["WORKER_ENVIRONMENT", "WorkerPlan", "connected", "plan_workers"]
+
+WORKER_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
+"""Lets glibc keep the memory of a batch's feature maps for the next batch, instead of asking the kernel for
+zeroed pages each time: a tenth of the time of a forward pass on a CPU."""
 
 _OBJECT_STORE_BYTES = 512 * 1024 * 1024
 """Of a private cluster, beside what the caller puts into it."""

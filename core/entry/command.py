@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-__all__ = ["FAILED", "USAGE", "refuse_existing", "run_command"]
+__all__ = ["FAILED", "USAGE", "describe_problems", "refuse_existing", "run_command"]
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -46,9 +46,8 @@ def run_command(model: type[_Model], work: Callable[[_Model], int], argv: Sequen
     try:
         settings = _parse(model, list(sys.argv[1:] if argv is None else argv))
     except ValidationError as error:
-        for problem in error.errors():
-            name = "--" + ".".join(str(part) for part in problem["loc"]).replace("_", "-")
-            print(f"error: {name}: {problem['msg']}", file=sys.stderr)
+        for problem in describe_problems(error, prefix="--"):
+            print(f"error: {problem}", file=sys.stderr)
         return USAGE
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -61,6 +60,21 @@ def run_command(model: type[_Model], work: Callable[[_Model], int], argv: Sequen
         return INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def describe_problems(error: ValidationError, prefix: str = "") -> list[str]:
+    """Say what is wrong with settings, a line for each, by the option's name.
+
+    Args:
+        error: Of pydantic.
+        prefix: Stands before each name; with it, names are written as on a command line.
+    """
+    lines: list[str] = []
+    for problem in error.errors():
+        name = ".".join(str(part) for part in problem["loc"])
+        name = prefix + name.replace("_", "-") if prefix else name
+        lines.append(f"{name}: {problem['msg']}" if problem["loc"] else problem["msg"])
+    return lines
 
 
 def refuse_existing(out: Path) -> None:
@@ -89,7 +103,7 @@ def _parse(model: type[_Model], arguments: list[str]) -> _Model:
     }
     command = type(model.__name__, (BaseSettings, model), contents)
     parsed = CliApp.run(command, cli_args=arguments)
-    return model.model_validate({name: getattr(parsed, name) for name in model.model_fields})
+    return model.model_validate({name: getattr(parsed, name) for name in parsed.model_fields_set})
 
 
 def _interrupt(_number: int, _frame: object) -> None:

@@ -1,0 +1,238 @@
+"""The deployment that holds the network: a thin shell around core's `Predictor`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from pydantic import ConfigDict, Field, ValidationError
+
+from core.bundle import load_bundle
+from core.cell import Box
+from core.errors import LeukorayError, SettingsError
+from core.predictor import Prediction, Predictor
+from core.preprocessing import Prepared, Preprocessing
+from core.settings import Settings
+from serve.batcher import Batcher
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from core.bundle import Bundle
+    from serve.settings import ServeSettings
+
+__all__ = ["Answer", "Classifier", "Item", "Model", "ModelConfig"]
+
+_STUCK_S = 60.0
+_WARM_EACH = 32
+_log = logging.getLogger("ray.serve")
+
+
+class ModelConfig(Settings):
+    """The Classifier's ``user_config``: what may change while it serves."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bundle: Path | None = Field(None, description="folder of the model to go over to; none: the one it began with")
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What the rest of the service needs to know of a bundle.
+
+    Attributes:
+        id: Of the bundle.
+        class_names: In the order of the probabilities.
+        preprocessing: From picture to input.
+        map_shape: Height and width of a class map.
+        facts: What ``/v1/model`` says of it.
+    """
+
+    id: str
+    class_names: tuple[str, ...]
+    preprocessing: Preprocessing
+    map_shape: tuple[int, int]
+    facts: dict[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image on its way to the network.
+
+    Attributes:
+        bundle: Identity of the bundle that it was prepared for.
+        prepared: The network's input.
+        gradcam: Whether the map is wanted.
+    """
+
+    bundle: str
+    prepared: Prepared
+    gradcam: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of one image.
+
+    Attributes:
+        prediction: None where the bundle that the image was prepared for is served no more.
+        successor: The bundle that is served now, where it is another one.
+        batch_size: Images in the same forward pass.
+        seconds: That the pass took.
+        error: A sentence, where the network failed on this image.
+    """
+
+    prediction: Prediction | None
+    successor: Model | None = None
+    batch_size: int = 0
+    seconds: float = 0.0
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    model: Model
+    predictor: Predictor
+
+
+class Classifier:
+    """Classifies prepared images in batches, with one bundle; goes over to another without a pause.
+
+    A batch takes what is there as soon as the network is free, so that a lone image never waits for company and
+    a crowd is classified together. The forward pass has a thread of its own. After a change of bundles the one
+    before stays loaded, for the images that were prepared for it.
+
+    Args:
+        settings: Of the service.
+
+    Raises:
+        LeukorayError: Where bundle or device cannot be used.
+    """
+
+    def __init__(self, settings: ServeSettings) -> None:
+        torch.set_num_threads(settings.torch_threads)
+        self._settings = settings
+        self._begun: float | None = None
+        self._refused: dict[str, str] | None = None
+        self._current = self._before = self._load(settings.bundle)
+        self._batcher: Batcher[Item, Answer] = Batcher(self._run, settings.batch_size, settings.batch_wait_ms / 1000)
+
+    async def reconfigure(self, user_config: dict[str, Any] | None) -> None:
+        """Go over to the bundle that the config names; keep the old one where the new one cannot be used."""
+        try:
+            wanted = ModelConfig.model_validate(user_config or {}).bundle or self._settings.bundle
+            loaded = await asyncio.to_thread(self._load, wanted)
+        except (LeukorayError, ValidationError, OSError, RuntimeError) as error:
+            name = str((user_config or {}).get("bundle", ""))
+            self._refused = {"bundle": name, "reason": str(error)}
+            _log.error("bundle %s refused, %s serves on: %s", name, self._current.model.id, error)  # noqa: TRY400
+            return
+        self._refused = None
+        if loaded.model.id != self._current.model.id:
+            self._before, self._current = self._current, loaded
+            _log.warning("bundle %s serves now", loaded.model.id)
+
+    async def describe(self) -> tuple[Model, dict[str, str] | None]:
+        """Return the bundle that is served, and the one that was refused last, if that is what was asked for."""
+        return self._current.model, self._refused
+
+    async def classify(self, item: Item) -> Answer:
+        """Classify one image, together with others that wait."""
+        loaded = self._find(item.bundle)
+        if loaded is None or not _fits(item, loaded.model):
+            return Answer(None, self._current.model)
+        return await self._batcher.submit(item)
+
+    def check_health(self) -> None:
+        """Tell Serve that a forward pass hangs.
+
+        Raises:
+            RuntimeError: Where one has taken a minute.
+        """
+        begun = self._begun
+        if begun is not None and time.monotonic() - begun > _STUCK_S:
+            raise RuntimeError(f"a forward pass has taken more than {_STUCK_S:.0f} s")
+
+    def _run(self, items: Sequence[Item]) -> list[Answer]:
+        """Run the network over a batch; images that were prepared for the bundle before go through that one."""
+        begun = self._begun = time.monotonic()
+        try:
+            predicted: dict[int, Prediction | str] = {}
+            for bundle in {item.bundle for item in items}:
+                rows = [row for row, item in enumerate(items) if item.bundle == bundle]
+                loaded = self._find(bundle)
+                if loaded is not None:
+                    predicted |= dict(zip(rows, _predict(loaded, [items[row] for row in rows]), strict=True))
+            seconds = time.monotonic() - begun
+        finally:
+            self._begun = None
+        return [self._answer(item, predicted.get(row), len(items), seconds) for row, item in enumerate(items)]
+
+    def _answer(self, item: Item, found: Prediction | str | None, batch_size: int, seconds: float) -> Answer:
+        current = self._current.model
+        successor = None if item.bundle == current.id else current
+        if isinstance(found, str):
+            return Answer(None, successor, batch_size, seconds, found)
+        return Answer(found, successor, batch_size, seconds)
+
+    def _find(self, bundle: str) -> _Loaded | None:
+        return next((loaded for loaded in (self._current, self._before) if loaded.model.id == bundle), None)
+
+    def _load(self, folder: Path) -> _Loaded:
+        """Load a bundle, and see that it works, before anybody depends on it."""
+        bundle = load_bundle(folder)
+        predictor = Predictor(bundle, self._settings.device)
+        preprocessing = bundle.record.preprocessing
+        grey = np.full((preprocessing.height, preprocessing.width, 3), 200, np.uint8)
+        blank = Prepared(grey, Box(0.0, 0.0, float(preprocessing.width), float(preprocessing.height)), found=True)
+        for size in _warm_sizes(self._settings.batch_size):
+            predictions = predictor.predict([blank] * size)
+            if not all(np.isfinite(one.probabilities).all() for one in predictions):
+                raise SettingsError("bundle-broken", f"The bundle in {folder} gives values that are not numbers.")
+        cam = predictor.predict([blank])[0].cam
+        return _Loaded(_describe(bundle, cam.shape if cam is not None else (0, 0), folder.name), predictor)
+
+
+def _predict(loaded: _Loaded, items: Sequence[Item]) -> list[Prediction | str]:
+    """Predict a batch; where that fails, each image on its own, so that one cannot fail the others."""
+    gradcam = any(item.gradcam for item in items)
+    try:
+        return list(loaded.predictor.predict([item.prepared for item in items], gradcam=gradcam))
+    except (RuntimeError, ValueError, TypeError, MemoryError) as error:
+        if len(items) == 1:
+            _log.exception("the network failed on an image")
+            return [f"The network failed on this image ({type(error).__name__})."]
+    return [found for item in items for found in _predict(loaded, [item])]
+
+
+def _fits(item: Item, model: Model) -> bool:
+    pixels, record = item.prepared.pixels, model.preprocessing
+    return pixels.shape == (record.height, record.width, 3) and pixels.dtype == np.uint8
+
+
+def _warm_sizes(batch_size: int) -> list[int]:
+    """Batch sizes that the network is run with once: each has kernels that are made on first use."""
+    if batch_size <= _WARM_EACH:
+        return list(range(1, batch_size + 1))
+    return [*(1 << power for power in range(batch_size.bit_length())), batch_size]
+
+
+def _describe(bundle: Bundle, map_shape: tuple[int, ...], name: str) -> Model:
+    record = bundle.record
+    facts = {
+        "bundle": bundle.id,
+        "name": name,
+        "class_names": list(bundle.class_names),
+        "preprocessing": record.preprocessing.model_dump(mode="json"),
+        "confidence": record.confidence.model_dump(mode="json"),
+        "created": record.created,
+        "versions": record.versions,
+        "metrics": bundle.metrics,
+    }
+    return Model(bundle.id, bundle.class_names, record.preprocessing, (map_shape[0], map_shape[1]), facts)

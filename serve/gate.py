@@ -1,0 +1,118 @@
+"""What every request passes: keys, headers, errors as documented, the access log, the clock."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from starlette.datastructures import Headers, MutableHeaders
+
+from serve.errors import RequestError, error_response
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from serve.metrics import Metrics
+
+__all__ = ["Gate"]
+
+_OPEN = {"/", "/healthz", "/readyz", "/docs", "/openapi.json"}
+_OPEN_UNDER = ("/assets/", "/docs/", "/v2/health/")
+_HEADERS = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+}
+_STRICT = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+_PAGE = _STRICT + "; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'"
+_DOCS = _PAGE.replace("script-src 'self'", "script-src 'self' 'unsafe-inline'").replace(
+    "style-src 'self'", "style-src 'self' 'unsafe-inline'"
+)
+_log = logging.getLogger("ray.serve")
+
+
+class Gate:
+    """ASGI middleware around the whole application.
+
+    Args:
+        app: The application.
+        keys: Of which a caller needs one; none: open to all.
+        metrics: What is counted.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str], metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = time.perf_counter()
+        status = 499  # the client went away before there was one
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                _add_headers(MutableHeaders(scope=message), scope["path"])
+            await send(message)
+
+        try:
+            refusal = self._refusal(scope)
+            await (self._app if refusal is None else refusal)(scope, receive, watched)
+        finally:
+            self._record(scope, status, time.perf_counter() - begun)
+
+    def _refusal(self, scope: Scope) -> ASGIApp | None:
+        """Return what answers a caller without a key."""
+        path = scope["path"]
+        if not self._digests or path in _OPEN or path.startswith(_OPEN_UNDER):
+            return None
+        headers = Headers(scope=scope)
+        scheme, _, bearer = headers.get("authorization", "").partition(" ")
+        given = headers.get("x-api-key") or (bearer.strip() if scheme.lower() == "bearer" else "")
+        digest = hashlib.sha256(given.encode()).digest()
+        # All keys are compared, so that the time says nothing of which one was near.
+        if sum(hmac.compare_digest(digest, known) for known in self._digests):
+            return None
+        error = RequestError(
+            "no-key",
+            "A key is needed, in the header X-API-Key or as Authorization: Bearer." if not given else "Unknown key.",
+            401,
+            {"WWW-Authenticate": "Bearer"},
+        )
+        return error_response(error, path)
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "none")
+        self._metrics.requests.labels(route, str(status)).observe(seconds)
+        line: dict[str, Any] = {
+            "event": "request",
+            "id": Headers(scope=scope).get("x-request-id", "")[:128],
+            "method": scope["method"][:16],
+            "path": route if route != "none" else scope["path"][:128],
+            "status": status,
+            "ms": round(seconds * 1000, 2),
+            "bytes": scope.get("leukoray.bytes", 0),
+            "images": scope.get("leukoray.images", 0),
+        }
+        _log.info(json.dumps(line))
+
+
+def _add_headers(headers: MutableHeaders, path: str) -> None:
+    for name, value in _HEADERS.items():
+        headers.setdefault(name, value)
+    page = _PAGE if path == "/" else _DOCS if path == "/docs" else _STRICT
+    headers.setdefault("content-security-policy", page)
+    headers.setdefault("cache-control", "no-store")

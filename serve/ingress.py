@@ -1,0 +1,164 @@
+"""The deployment that takes requests: the FastAPI application and its surroundings."""
+
+from __future__ import annotations
+
+import logging
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from fastapi_offline import FastAPIOffline
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+
+from core import __version__
+from core.card import RESEARCH_ONLY
+from core.errors import LeukorayError
+from serve import v1, v2
+from serve.errors import RequestError, error_response
+from serve.gate import Gate
+from serve.metrics import Metrics
+from serve.service import Service
+
+if TYPE_CHECKING:
+    from ray.serve.handle import DeploymentHandle
+    from starlette.types import ASGIApp
+
+    from serve.settings import ServeSettings
+
+__all__ = ["Ingress", "build_application"]
+
+_log = logging.getLogger("ray.serve")
+_PAGE = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/assets/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/assets/page.css": ("page.css", "text/css; charset=utf-8"),
+    "/assets/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+_PHRASES = {404: ("not-found", "There is nothing at this address."), 405: ("method", "The method is not allowed here.")}
+
+operations = APIRouter(tags=["operations"])
+
+
+class Ingress:
+    """Takes requests, decodes images, asks the classifier, renders.
+
+    Args:
+        settings: Of the service.
+        classifier: Where the network is.
+    """
+
+    def __init__(self, settings: ServeSettings, classifier: DeploymentHandle) -> None:
+        self._settings, self._classifier = settings, classifier
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:  # noqa: PLW3201 - Serve's name for it
+        """Build the application inside the replica."""
+        return build_application(self._settings, self._classifier)
+
+
+def build_application(settings: ServeSettings, classifier: DeploymentHandle) -> FastAPI:
+    """Put the application together.
+
+    Args:
+        settings: Of the service.
+        classifier: Where the network is.
+
+    Raises:
+        SettingsError: Where the keys cannot be read.
+    """
+    app = FastAPIOffline(
+        title="Leukoray",
+        version=__version__,
+        description=f"Classifies white blood cells in microscope images. {RESEARCH_ONLY}",
+        redoc_url=None,
+        static_url="/docs/assets",
+        swagger_ui_oauth2_redirect_url="/docs/oauth2-redirect",
+    )
+    metrics = Metrics()
+    app.state.service = Service(settings, classifier, metrics)
+    app.state.metrics = metrics
+    for router in (v1.router, v2.router, operations):
+        app.include_router(router)
+    for path, (name, media_type) in _PAGE.items():
+        _add_file(app, path, name, media_type)
+    for kind in (LeukorayError, HTTPException, RequestValidationError, Exception):
+        app.add_exception_handler(kind, _explain)
+    app.add_middleware(Gate, keys=settings.keys(), metrics=metrics)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID"],
+            expose_headers=["X-Request-ID", "Retry-After", "Inference-Header-Content-Length"],
+        )
+    _describe_keys(app, settings)
+    return app
+
+
+@operations.get("/healthz", summary="Whether the process runs", response_model=None)
+async def healthz() -> Response:
+    """Answer that it does."""
+    return JSONResponse({"status": "alive"})
+
+
+@operations.get(
+    "/readyz", summary="Whether images can be sent", response_model=None, responses={503: v1.ERRORS[503]}
+)
+async def readyz(request: Request) -> Response:
+    """Ask the classifier, which is warm before it answers."""
+    model, _ = await request.app.state.service.describe()
+    return JSONResponse({"status": "ready", "bundle": model.id})
+
+
+@operations.get(
+    "/metrics",
+    summary="Counters for Prometheus",
+    response_model=None,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, 401: v1.ERRORS[401]},
+)
+async def metrics(request: Request) -> Response:
+    """Expose the counters of the replica that answers."""
+    content, media_type = request.app.state.metrics.expose()
+    return Response(content, headers={"Content-Type": media_type})
+
+
+def _add_file(app: FastAPI, path: str, name: str, media_type: str) -> None:
+    content = files("serve").joinpath("page", name).read_bytes()
+
+    async def serve_file() -> Response:
+        return Response(content, headers={"Content-Type": media_type, "Cache-Control": "no-cache"})
+
+    app.add_api_route(path, serve_file, methods=["GET"], include_in_schema=False)
+
+
+async def _explain(request: Request, error: Exception) -> Response:
+    """Turn any error into the documented body."""
+    path = request.url.path
+    if isinstance(error, LeukorayError):
+        if not isinstance(error, RequestError) or error.status >= 500:
+            _log.debug("refused: %s", error)
+        return error_response(error, path)
+    if isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return error_response(RequestError("malformed", f"{where}: {first['msg']}"), path)
+    if isinstance(error, HTTPException):
+        code, sentence = _PHRASES.get(error.status_code, ("refused", str(error.detail)))
+        return error_response(RequestError(code, sentence, error.status_code, error.headers), path)
+    _log.exception("a request failed", exc_info=error)
+    return error_response(RequestError("internal", "The service failed; its log says why.", 500), path)
+
+
+def _describe_keys(app: FastAPI, settings: ServeSettings) -> None:
+    """Say in the OpenAPI document that a key is needed."""
+    if not settings.keys():
+        return
+    schema: dict[str, Any] = app.openapi()
+    schema["components"]["securitySchemes"] = {
+        "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+        "bearer": {"type": "http", "scheme": "bearer"},
+    }
+    schema["security"] = [{"key": []}, {"bearer": []}]

@@ -1,0 +1,82 @@
+"""``make serve``: the service on this machine, or on a cluster, until it is told to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+if __package__ in {None, ""}:  # started as a script: let the project's packages be found, not this folder's files
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from pydantic import Field
+from ray import serve as ray_serve
+from ray.serve.config import HTTPOptions, ProxyLocation
+
+from core.entry.cluster import connected
+from core.entry.command import run_command
+from core.entry.progress import say
+from serve.app import build
+from serve.settings import ServeSettings, read_settings
+
+__all__ = ["RunSettings", "run"]
+
+_OWN = {"host", "port", "address"}
+_TUNED = {
+    # One thread and one loop for each process: fewer hand-overs for each request.
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "100",
+    "RAY_SERVE_LOG_TO_STDERR": "0",
+}
+
+
+class RunSettings(ServeSettings):
+    __doc__ = ServeSettings.__doc__
+
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every network")
+    port: int = Field(8000, ge=1, le=65535, description="port to listen on")
+    address: str | None = Field(None, description="of a Ray cluster; none: a private one on this machine")
+
+
+def run(options: RunSettings) -> int:
+    """Serve until SIGINT or SIGTERM; return the exit code.
+
+    Raises:
+        LeukorayError: Where settings, keys, bundle or cluster cannot be used.
+    """
+    given = {name: getattr(options, name) for name in options.model_fields_set - _OWN}
+    settings = read_settings(given)
+    if options.address is None:
+        for name, value in _TUNED.items():
+            os.environ.setdefault(name, value)
+    with connected(options.address):
+        ray_serve.start(
+            proxy_location=ProxyLocation.HeadOnly if options.address is None else ProxyLocation.EveryNode,
+            http_options=HTTPOptions(
+                host=options.host,
+                port=options.port,
+                request_timeout_s=settings.body_timeout_s + settings.timeout_s + 5,
+            ),
+        )
+        ray_serve.run(build(settings), name="leukoray", route_prefix="/")
+        say(f"Leukoray serves http://{options.host}:{options.port}/ (the page), /docs (for programs); Ctrl-C ends it")
+        try:
+            _wait_for_signal()
+        finally:
+            ray_serve.shutdown()
+    return 0
+
+
+def _wait_for_signal() -> None:
+    asked = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: asked.set())
+    while not asked.wait(0.5):
+        pass
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(RunSettings, run))

@@ -1,0 +1,255 @@
+"""From the bytes of images to results: room, decoding, the classifier, pictures."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from ray.exceptions import RayError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+
+from core.cell import Box
+from core.decoder import MIN_SIDE, Picture, decode
+from core.errors import ImageError
+from core.overlay import encode_jpeg, encode_png, heatmap_layer, overlay, shrink_to
+from serve.classifier import Item
+from serve.errors import Busy, RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Generator, Sequence
+
+    from numpy.typing import NDArray
+    from ray.serve.handle import DeploymentHandle
+
+    from core.predictor import Prediction
+    from core.preprocessing import Prepared
+    from serve.classifier import Answer, Model
+    from serve.metrics import Metrics
+    from serve.settings import ServeSettings
+
+__all__ = ["Classified", "Service", "draw"]
+
+_DISPLAY_SIDE = 1024
+_READY_S = 3.0
+_CHANGES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Classified:
+    """One classified image.
+
+    Attributes:
+        prediction: Of the classifier.
+        model: The bundle that made it.
+        display: The upright image, its longer side at most 1024 pixels, (H, W, 3) uint8; None where no map was asked for.
+        factor: Size of `display` relative to the image.
+        width: Of the upright image, in pixels.
+        height: Of the upright image, in pixels.
+        format: Of the file, by Pillow's name; ``RAW`` for a tensor of pixels.
+    """
+
+    prediction: Prediction
+    model: Model
+    display: NDArray[np.uint8] | None
+    factor: float
+    width: int
+    height: int
+    format: str
+
+
+class Service:
+    """What an ingress does with images, whatever protocol they came by.
+
+    Args:
+        settings: Of the service.
+        classifier: Where the network is.
+        metrics: What is counted.
+    """
+
+    def __init__(self, settings: ServeSettings, classifier: DeploymentHandle, metrics: Metrics) -> None:
+        self.settings, self.metrics = settings, metrics
+        self._classifier = classifier
+        self._threads = ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode")
+        self._model: Model | None = None
+        self._taken = 0
+        self._buffered = 0
+        cv2.setNumThreads(1)
+
+    async def describe(self) -> tuple[Model, dict[str, str] | None]:
+        """Ask the classifier which bundle it serves, and which it refused last.
+
+        Raises:
+            Busy: With status 503 where no classifier answers.
+        """
+        model, refused = await self._ask(self._classifier.describe.remote(), _READY_S)
+        self._model = model
+        return model, refused
+
+    async def model(self) -> Model:
+        """Return the bundle that images are prepared for at present."""
+        return self._model or (await self.describe())[0]
+
+    def check_room(self, images: int = 1) -> None:
+        """Refuse at once what could not be taken anyway.
+
+        Raises:
+            Busy: With status 429.
+        """
+        if self._taken + images > self.settings.max_queue:
+            self.metrics.refused.inc()
+            raise Busy(
+                f"{self._taken} images are waiting, more than {self.settings.max_queue} do not fit; come back later.",
+                self.settings.retry_after_s,
+            )
+
+    @contextmanager
+    def buffered(self) -> Generator[Callable[[int], None]]:
+        """Account for the bytes of a body while it is held.
+
+        Raises:
+            Busy: With status 503, from the function that is given, where all bodies together are too much.
+        """
+        held = 0
+
+        def add(count: int) -> None:
+            nonlocal held
+            held += count
+            self._buffered += count
+            if self._buffered > self.settings.max_buffered_bytes:
+                raise Busy("Too many large uploads at once; come back later.", self.settings.retry_after_s, 503)
+
+        try:
+            yield add
+        finally:
+            self._buffered -= held
+
+    async def classify_files(self, files: Sequence[bytes], *, gradcam: bool) -> list[Classified | ImageError]:
+        """Classify image files; one that cannot be used gets its error, the others their result.
+
+        Raises:
+            RequestError: Where there is no room, no classifier, or not enough time.
+        """
+        most = self.settings.max_pixels
+        return await self._classify([lambda data=data: decode(data, max_pixels=most) for data in files], gradcam=gradcam)
+
+    async def classify_pixels(
+        self, images: Sequence[NDArray[np.uint8]], *, gradcam: bool
+    ) -> list[Classified | ImageError]:
+        """Classify decoded images, (H, W, 3) uint8 RGB each.
+
+        Raises:
+            RequestError: Where there is no room, no classifier, or not enough time.
+        """
+        most = self.settings.max_pixels
+        return await self._classify([lambda rgb=rgb: _as_picture(rgb, most) for rgb in images], gradcam=gradcam)
+
+    async def run(self, work: Callable[[], Any]) -> Any:  # noqa: ANN401
+        """Run something that computes in one of the decoder's threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def _classify(
+        self, sources: Sequence[Callable[[], Picture]], *, gradcam: bool
+    ) -> list[Classified | ImageError]:
+        self.check_room(len(sources))
+        self._taken += len(sources)
+        self.metrics.waiting.set(self._taken)
+        try:
+            work = [self._classify_one(source, gradcam=gradcam) for source in sources]
+            return list(await self._in_time(asyncio.gather(*work) if len(work) > 1 else _alone(work[0])))
+        finally:
+            self._taken -= len(sources)
+            self.metrics.waiting.set(self._taken)
+
+    async def _in_time(self, work: Awaitable[Any]) -> Any:  # noqa: ANN401
+        try:
+            return await asyncio.wait_for(work, self.settings.timeout_s)
+        except asyncio.TimeoutError:
+            raise RequestError("too-slow", f"There was no result within {self.settings.timeout_s:g} s.", 504) from None
+
+    async def _classify_one(self, source: Callable[[], Picture], *, gradcam: bool) -> Classified | ImageError:
+        for _ in range(_CHANGES):
+            model = await self.model()
+            try:
+                prepared, view = await self.run(lambda model=model: _prepare(source, model, gradcam=gradcam))
+            except ImageError as error:
+                self.metrics.unusable.labels(error.code).inc()
+                return error
+            answer = await self._send(Item(model.id, prepared, gradcam))
+            if answer.successor is not None:
+                self._model = answer.successor
+            if answer.error:
+                raise RequestError("internal", answer.error, 500)
+            if answer.prediction is not None:
+                self.metrics.observe(answer)
+                return Classified(answer.prediction, model, *view)
+        raise Busy("The model is being changed; come back.", self.settings.retry_after_s, 503)
+
+    async def _send(self, item: Item) -> Answer:
+        return await self._ask(self._classifier.classify.remote(item))
+
+    async def _ask(self, response: Any, timeout_s: float | None = None) -> Any:  # noqa: ANN401
+        """Await a deployment's response; nobody waits for what a cancelled caller asked for."""
+        try:
+            return await (response if timeout_s is None else asyncio.wait_for(response, timeout_s))
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
+        except BackPressureError:
+            self.metrics.refused.inc()
+            raise Busy("The classifiers are full; come back later.", self.settings.retry_after_s) from None
+        except (asyncio.TimeoutError, DeploymentUnavailableError, RayServeException, RayError) as error:
+            reason = type(error).__name__
+            raise Busy(f"No classifier answers ({reason}).", self.settings.retry_after_s, 503) from error
+
+
+def draw(found: Classified, *, colour_map: str = "jet", strength: float = 0.4) -> bytes:
+    """Return the heatmap on the image, as a PNG file."""
+    rgb, cam, box = _drawable(found)
+    return encode_png(overlay(rgb, cam, box, colour_map=colour_map, strength=strength))
+
+
+def draw_layers(found: Classified) -> dict[str, str]:
+    """Return image (JPEG) and heatmap (PNG, clear where the network saw nothing) apart, in base64, same size."""
+    rgb, cam, box = _drawable(found)
+    layers = {"picture_jpeg": encode_jpeg(rgb), "heatmap_png": encode_png(heatmap_layer(cam, box, *rgb.shape[:2]))}
+    return {name: base64.b64encode(data).decode() for name, data in layers.items()}
+
+
+def _drawable(found: Classified) -> tuple[NDArray[np.uint8], NDArray[np.float32], Box]:
+    if found.display is None or found.prediction.cam is None:
+        raise RequestError("internal", "No map was computed.", 500)
+    return found.display, found.prediction.cam, Box(*(edge * found.factor for edge in found.prediction.box))
+
+
+async def _alone(work: Awaitable[Classified | ImageError]) -> list[Classified | ImageError]:
+    return [await work]
+
+
+def _prepare(
+    source: Callable[[], Picture], model: Model, *, gradcam: bool
+) -> tuple[Prepared, tuple[NDArray[np.uint8] | None, float, int, int, str]]:
+    """Decode and cut out; return the network's input, and what is kept of the image. Runs in a thread."""
+    picture = source()
+    try:
+        prepared = model.preprocessing.prepare(picture.rgb)
+        display, factor = shrink_to(picture.rgb, _DISPLAY_SIDE) if gradcam else (None, 1.0)
+    except (cv2.error, MemoryError, ValueError, OverflowError) as error:  # of a picture that no check foresaw
+        raise ImageError("not-processable", f"The picture cannot be processed ({type(error).__name__}).") from None
+    return prepared, (display, factor, picture.width, picture.height, picture.format)
+
+
+def _as_picture(rgb: NDArray[np.uint8], max_pixels: int) -> Picture:
+    height, width = rgb.shape[:2]
+    if height * width > max_pixels:
+        raise ImageError("too-large", f"The tensor has {width} x {height} pixels; the limit is {max_pixels:,} in all.")
+    if min(height, width) < MIN_SIDE:
+        raise ImageError(
+            "too-small", f"The tensor has {width} x {height} pixels; each side needs at least {MIN_SIDE}."
+        )
+    return Picture(np.ascontiguousarray(rgb), "RAW")

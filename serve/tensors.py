@@ -1,0 +1,249 @@
+"""Tensors of the Open Inference Protocol v2, in JSON (nested or flat) and in binary.
+
+Formats: the protocol's ``inference_rest.md`` and Triton's ``extension_binary_data.md``.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, ValidationError
+from pydantic_core import from_json
+
+from serve.errors import RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["InferRequest", "InputTensor", "OutputTensor", "RequestedOutput", "encode_response", "parse_request"]
+
+_Parameter = StrictBool | StrictInt | StrictFloat | StrictStr
+_Dimension = Annotated[int, Field(strict=True, ge=0, le=1 << 31)]
+Datatype = Literal[
+    "BOOL",
+    "UINT8",
+    "UINT16",
+    "UINT32",
+    "UINT64",
+    "INT8",
+    "INT16",
+    "INT32",
+    "INT64",
+    "FP16",
+    "FP32",
+    "FP64",
+    "BYTES",
+]
+
+
+class InputTensor(BaseModel):
+    """An input of a request."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: StrictStr
+    shape: list[_Dimension] = Field(max_length=8)
+    datatype: Datatype
+    parameters: dict[str, _Parameter] = {}
+    data: Any = Field(None, description="nested or flat; BYTES as base64; absent where it follows in binary")
+
+
+class RequestedOutput(BaseModel):
+    """An output that a request asks for."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: StrictStr
+    parameters: dict[str, _Parameter] = {}
+
+
+class InferRequest(BaseModel):
+    """The JSON part of a request."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: StrictStr | None = Field(None, max_length=1024)
+    parameters: dict[str, _Parameter] = {}
+    inputs: list[InputTensor] = Field(min_length=1, max_length=16)
+    outputs: list[RequestedOutput] | None = Field(None, max_length=64)
+
+
+@dataclass(frozen=True, slots=True)
+class OutputTensor:
+    """An output of a response.
+
+    Attributes:
+        name: Of the output.
+        datatype: ``FP32`` or ``BYTES``.
+        shape: Of `data`.
+        data: An array, or a list of bytes for ``BYTES``.
+        binary: Whether it follows the JSON part.
+        text: Whether BYTES are UTF-8, so that JSON holds them as they are, not in base64.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: NDArray[np.float32] | list[bytes]
+    binary: bool
+    text: bool = True
+
+
+def parse_request(body: bytes, json_length: str | None) -> tuple[InferRequest, dict[str, NDArray[np.uint8] | list[bytes]]]:
+    """Read a request and its tensors.
+
+    Args:
+        body: The whole body.
+        json_length: Header ``Inference-Header-Content-Length``: bytes of the JSON part, where tensors follow.
+
+    Returns:
+        The request, and its tensors by name: (…) uint8, or a list of bytes for BYTES.
+
+    Raises:
+        RequestError: With status 400, saying what is wrong.
+    """
+    length = _json_length(json_length, len(body))
+    try:
+        request = InferRequest.model_validate(from_json(body[:length], allow_inf_nan=False))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise _bad(f"{where}: {first['msg']}" if where else first["msg"]) from None
+    except ValueError as error:
+        raise _bad(f"The body is not JSON ({str(error)[:120]}).") from None
+    rest = memoryview(body)[length:]
+    tensors: dict[str, NDArray[np.uint8] | list[bytes]] = {}
+    for tensor in request.inputs:
+        if tensor.name in tensors:
+            raise _bad(f"The input {tensor.name!r} is given twice.")
+        size = tensor.parameters.get("binary_data_size")
+        if size is None:
+            tensors[tensor.name] = _from_json(tensor)
+            continue
+        if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(rest) or tensor.data is not None:
+            raise _bad(f"The input {tensor.name!r}: binary_data_size does not fit the body.")
+        tensors[tensor.name] = _from_binary(tensor, bytes(rest[:size]))
+        rest = rest[size:]
+    if len(rest):
+        raise _bad(f"{len(rest)} bytes follow the last tensor.")
+    return request, tensors
+
+
+def encode_response(head: dict[str, Any], outputs: Sequence[OutputTensor]) -> tuple[bytes, int | None]:
+    """Return a response's body, and the length of its JSON part where tensors follow in binary."""
+    described: list[dict[str, Any]] = []
+    binary: list[bytes] = []
+    for output in outputs:
+        entry: dict[str, Any] = {"name": output.name, "datatype": output.datatype, "shape": list(output.shape)}
+        if output.binary:
+            binary.append(_to_binary(output))
+            entry["parameters"] = {"binary_data_size": len(binary[-1])}
+        else:
+            entry["data"] = _to_json(output)
+            if output.datatype == "BYTES" and not output.text:
+                entry["parameters"] = {"content_type": "base64"}
+        described.append(entry)
+    content = json.dumps({**head, "outputs": described}, allow_nan=False).encode()
+    return b"".join((content, *binary)), len(content) if binary else None
+
+
+def _json_length(header: str | None, size: int) -> int:
+    if header is None:
+        return size
+    if not (header.isascii() and header.isdigit()) or int(header[:18]) > size:
+        raise _bad("Inference-Header-Content-Length does not fit the body.")
+    if int(header) == 0:
+        raise _bad("Raw binary requests are not taken; send the JSON part too.")
+    return int(header)
+
+
+def _from_json(tensor: InputTensor) -> NDArray[np.uint8] | list[bytes]:
+    count = math.prod(tensor.shape)
+    if not isinstance(tensor.data, list):
+        raise _bad(f"The input {tensor.name!r}: data is not a list.")
+    if tensor.datatype == "BYTES":
+        return _decode_strings(tensor, _flatten(tensor.data), count)
+    if tensor.datatype != "UINT8":
+        raise _wrong_type(tensor)
+    try:
+        values = np.array(tensor.data)
+    except (ValueError, OverflowError, MemoryError):
+        raise _bad(f"The input {tensor.name!r}: data is nested unevenly.") from None
+    if values.size != count or (values.ndim != 1 and list(values.shape) != tensor.shape):
+        raise _bad(f"The input {tensor.name!r}: data of shape {list(values.shape)} is not of shape {tensor.shape}.")
+    if values.dtype.kind not in "iu" and values.size:
+        raise _bad(f"The input {tensor.name!r}: data is not of whole numbers.")
+    if values.size and (values.min() < 0 or values.max() > 255):
+        raise _bad(f"The input {tensor.name!r}: a value is not within 0 to 255.")
+    return values.astype(np.uint8).reshape(tensor.shape)
+
+
+def _from_binary(tensor: InputTensor, data: bytes) -> NDArray[np.uint8] | list[bytes]:
+    count = math.prod(tensor.shape)
+    if tensor.datatype == "BYTES":
+        elements = list(_split_elements(tensor, data))
+        if len(elements) != count:
+            raise _bad(f"The input {tensor.name!r} holds {len(elements)} elements, not {count}.")
+        return elements
+    if tensor.datatype != "UINT8":
+        raise _wrong_type(tensor)
+    if len(data) != count:
+        raise _bad(f"The input {tensor.name!r} holds {len(data)} bytes, not {count}.")
+    return np.frombuffer(data, np.uint8).reshape(tensor.shape)
+
+
+def _split_elements(tensor: InputTensor, data: bytes) -> list[bytes]:
+    elements: list[bytes] = []
+    at = 0
+    while at < len(data):
+        length = struct.unpack_from("<I", data, at)[0] if at + 4 <= len(data) else len(data)
+        if at + 4 + length > len(data):
+            raise _bad(f"The input {tensor.name!r}: an element reaches past its end.")
+        elements.append(data[at + 4 : at + 4 + length])
+        at += 4 + length
+    return elements
+
+
+def _decode_strings(tensor: InputTensor, values: list[Any], count: int) -> list[bytes]:
+    if len(values) != count:
+        raise _bad(f"The input {tensor.name!r} holds {len(values)} elements, not {count}.")
+    try:
+        return [base64.b64decode(value, validate=True) for value in values]
+    except (binascii.Error, TypeError, ValueError):
+        raise _bad(f"The input {tensor.name!r}: BYTES in JSON are base64; or send them in binary.") from None
+
+
+def _flatten(data: list[Any]) -> list[Any]:
+    flat: list[Any] = []
+    for value in data:
+        flat += _flatten(value) if isinstance(value, list) else [value]
+    return flat
+
+
+def _to_json(output: OutputTensor) -> list[Any]:
+    if isinstance(output.data, list):
+        return [value.decode() if output.text else base64.b64encode(value).decode() for value in output.data]
+    return output.data.ravel().tolist()
+
+
+def _to_binary(output: OutputTensor) -> bytes:
+    if isinstance(output.data, list):
+        return b"".join(struct.pack("<I", len(value)) + value for value in output.data)
+    return output.data.astype("<f4").tobytes()
+
+
+def _bad(message: str) -> RequestError:
+    return RequestError("malformed", message, 400)
+
+
+def _wrong_type(tensor: InputTensor) -> RequestError:
+    return _bad(f"The input {tensor.name!r} has datatype {tensor.datatype}; pixels are UINT8, files BYTES.")

@@ -1,0 +1,267 @@
+"""The routes under ``/v1``: images in, results out."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import quote
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, Field
+
+from core.errors import ImageError
+from serve.body import read_uploads
+from serve.errors import RequestError
+from serve.service import Classified, Service, draw, draw_layers
+
+if TYPE_CHECKING:
+    from core.errors import LeukorayError
+
+__all__ = ["ERRORS", "ErrorBody", "router"]
+
+router = APIRouter(prefix="/v1", tags=["classify"])
+
+REASONS = {
+    "": "",
+    "low-confidence": "The network is not sure enough; a person should look.",
+    "out-of-distribution": "Unlike the images that the network knows, or no white cell was found; a person should look.",
+}
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong."""
+
+    code: str = Field(description="stable, machine-readable", examples=["truncated"])
+    message: str = Field(description="a sentence for a person")
+
+
+class ErrorBody(BaseModel):
+    """The body of every error."""
+
+    error: ErrorDetail
+
+
+class Layers(BaseModel):
+    """Image and heatmap, to be laid on one another."""
+
+    picture_jpeg: str = Field(description="upright image, longer side at most 1024 pixels, base64")
+    heatmap_png: str = Field(description="heatmap of the same size, clear where the network saw nothing, base64")
+
+
+class Overlay(BaseModel):
+    """The heatmap on the image."""
+
+    overlay_png: str = Field(description="upright image, longer side at most 1024 pixels, base64")
+
+
+class Classification(BaseModel):
+    """One classified image."""
+
+    name: str = Field(description="the file's name; empty for a raw body")
+    label: str = Field(description="most probable class", examples=["NEUTROPHIL"])
+    confidence: float = Field(description="its probability", ge=0, le=1)
+    probabilities: dict[str, float] = Field(description="of each class")
+    ood: float = Field(description="out-of-distribution score, higher is less like the training data")
+    flag: Literal["", "low-confidence", "out-of-distribution"] = Field(description="why a person should look")
+    flag_reason: str = Field(description="the same as a sentence")
+    box: tuple[float, float, float, float] = Field(
+        description="what was classified: left, top, right, bottom in pixels of the upright image"
+    )
+    width: int = Field(description="of the upright image, in pixels")
+    height: int = Field(description="of the upright image, in pixels")
+    format: str = Field(examples=["JPEG"])
+    bundle: str = Field(description="the bundle that made this prediction")
+    gradcam: Overlay | Layers | None = Field(None, description="where the network looked")
+
+
+class Failure(BaseModel):
+    """A file of a form that could not be used."""
+
+    name: str
+    error: ErrorDetail
+
+
+class Results(BaseModel):
+    """One entry per file of a form, in its order."""
+
+    results: list[Classification | Failure]
+
+
+class ModelFacts(BaseModel):
+    """The bundle that is served."""
+
+    bundle: str = Field(description="SHA-256 of weights and configuration")
+    name: str
+    class_names: list[str]
+    preprocessing: dict[str, Any]
+    confidence: dict[str, Any]
+    created: str
+    versions: dict[str, str]
+    metrics: dict[str, Any]
+    refused: dict[str, str] | None = Field(description="a bundle that was asked for and could not be used, and why")
+
+
+_SENTENCES = {
+    400: "Malformed request",
+    401: "No key, or an unknown one",
+    408: "The body arrived too slowly",
+    413: "The body is too large, or holds too many files",
+    415: "Not an image type",
+    422: "An image that cannot be used",
+    429: "No room now; Retry-After says when",
+    500: "An error of the service",
+    503: "Not ready, or no room for the body; Retry-After says when",
+    504: "No result in time",
+}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody, "description": sentence} for status, sentence in _SENTENCES.items()
+}
+_FILE = {"schema": {"type": "string", "format": "binary"}}
+_IMAGE_BODY = {f"image/{kind}": _FILE for kind in ("jpeg", "png", "tiff", "bmp", "webp")} | {
+    "application/octet-stream": _FILE
+}
+_FORM = {
+    "multipart/form-data": {
+        "schema": {
+            "type": "object",
+            "properties": {"images": {"type": "array", "minItems": 1, "items": _FILE["schema"]}},
+            "required": ["images"],
+        }
+    }
+}
+_EXAMPLE = {
+    "name": "",
+    "label": "NEUTROPHIL",
+    "confidence": 0.97,
+    "probabilities": {"EOSINOPHIL": 0.02, "LYMPHOCYTE": 0.0, "MONOCYTE": 0.01, "NEUTROPHIL": 0.97},
+    "ood": -3.4,
+    "flag": "",
+    "flag_reason": "",
+    "box": [96.0, 58.0, 214.0, 176.0],
+    "width": 320,
+    "height": 240,
+    "format": "JPEG",
+    "bundle": "f8bd399e…",
+    "gradcam": None,
+}
+
+
+@router.post(
+    "/classify",
+    summary="Classify one image, or several in a form",
+    response_model=None,
+    responses={
+        200: {
+            "model": Classification | Results,
+            "description": "One result for a raw body, `results` for a form: a result or an error for each file",
+            "content": {"application/json": {"example": _EXAMPLE}},
+        },
+        **ERRORS,
+    },
+    openapi_extra={"requestBody": {"required": True, "content": _IMAGE_BODY | _FORM}},
+)
+async def classify(
+    request: Request,
+    gradcam: Annotated[
+        Literal["false", "true", "layers"],
+        Query(description="true: add the heatmap on the image; layers: add image and heatmap apart"),
+    ] = "false",
+) -> Response:
+    """Send one image as the body (`image/jpeg` and so on), or several as `multipart/form-data`."""
+    service: Service = request.app.state.service
+    service.check_room()
+    async with read_uploads(request, service) as (uploads, form):
+        found = await service.classify_files([upload.data for upload in uploads], gradcam=gradcam != "false")
+        request.scope["leukoray.images"] = len(uploads)
+        if not form and isinstance(found[0], ImageError):
+            raise found[0]
+        results = [
+            await _describe(service, upload.name, one, gradcam) for upload, one in zip(uploads, found, strict=True)
+        ]
+    return JSONResponse({"results": results} if form else results[0])
+
+
+@router.post(
+    "/gradcam",
+    summary="Show where the network looked",
+    response_model=None,
+    responses={
+        200: {
+            "description": "The heatmap on the upright image, its longer side at most 1024 pixels",
+            "content": {"image/png": _FILE},
+            "headers": {
+                f"X-Leukoray-{name}": {"schema": {"type": "string"}}
+                for name in ("Label", "Confidence", "Flag", "Bundle")
+            },
+        },
+        **ERRORS,
+    },
+    openapi_extra={"requestBody": {"required": True, "content": _IMAGE_BODY}},
+)
+async def gradcam(
+    request: Request,
+    colour_map: Annotated[Literal["jet", "turbo", "viridis", "inferno"], Query(description="of the heatmap")] = "jet",
+    strength: Annotated[float, Query(ge=0, le=1, description="weight of the colours")] = 0.4,
+) -> Response:
+    """Send one image as the body; get a PNG."""
+    service: Service = request.app.state.service
+    service.check_room()
+    async with read_uploads(request, service) as (uploads, form):
+        if form and len(uploads) != 1:
+            raise RequestError("too-many-images", "This route takes one image.", 400)
+        (found,) = await service.classify_files([uploads[0].data], gradcam=True)
+        request.scope["leukoray.images"] = 1
+        if isinstance(found, ImageError):
+            raise found
+        png = await service.run(lambda: draw(found, colour_map=colour_map, strength=strength))
+    headers = {
+        "X-Leukoray-Label": quote(found.prediction.label),
+        "X-Leukoray-Confidence": f"{found.prediction.confidence:.6f}",
+        "X-Leukoray-Flag": found.prediction.flag,
+        "X-Leukoray-Bundle": found.model.id,
+    }
+    return Response(png, media_type="image/png", headers=headers)
+
+
+@router.get(
+    "/model",
+    summary="The bundle that is served",
+    response_model=None,
+    responses={200: {"model": ModelFacts}, **{status: ERRORS[status] for status in (401, 503)}},
+)
+async def model(request: Request) -> Response:
+    """Classes, preprocessing, thresholds, metrics, and what was refused."""
+    service: Service = request.app.state.service
+    served, refused = await service.describe()
+    return JSONResponse({**served.facts, "refused": refused})
+
+
+async def _describe(
+    service: Service, name: str, found: Classified | LeukorayError, gradcam: str
+) -> dict[str, Any]:
+    """Render one result as JSON."""
+    if not isinstance(found, Classified):
+        return {"name": name, "error": {"code": found.code, "message": found.message}}
+    prediction = found.prediction
+    picture: dict[str, str] | None = None
+    if gradcam == "layers":
+        picture = await service.run(lambda: draw_layers(found))
+    elif gradcam == "true":
+        picture = {"overlay_png": base64.b64encode(await service.run(lambda: draw(found))).decode()}
+    shares = zip(found.model.class_names, prediction.probabilities.tolist(), strict=True)
+    return {
+        "name": name,
+        "label": prediction.label,
+        "confidence": prediction.confidence,
+        "probabilities": dict(shares),
+        "ood": prediction.ood,
+        "flag": prediction.flag,
+        "flag_reason": REASONS[prediction.flag],
+        "box": list(prediction.box),
+        "width": found.width,
+        "height": found.height,
+        "format": found.format,
+        "bundle": found.model.id,
+        "gradcam": picture,
+    }
