@@ -17,16 +17,7 @@ from core.errors import SettingsError
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["CELL_CENTRE", "autograd_gradcam", "normalise_maps", "one_pass_gradcam"]
-
-CELL_CENTRE = 0.5 / 32
-"""Where in its cell, as a share of the cell's side, a value of the last feature map looks.
-
-ResNet18 halves the size five times, and pads so that each time output i is centred on input pixel 2 i. Value i
-of the last map is therefore centred on input pixel 32 i, the first pixel of its 32 x 32 cell, not the middle
-(Araujo et al. 2019, doi:10.23915/distill.00021). Enlarging the map as if it were the middle would show it half a
-cell too far right and down."""
-
+__all__ = ["autograd_gradcam", "normalise_maps", "one_pass_gradcam"]
 
 def one_pass_gradcam(feature_map: torch.Tensor, head_weight: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
     """Explain one class per image from what the forward pass already computed.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from core.cell import Box
-from core.gradcam import CELL_CENTRE
+from core.overlay import CELL_CENTRE
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 
 from core.errors import SettingsError
-from core.gradcam import CELL_CENTRE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from core.cell import Box
 
 __all__ = [
+    "CELL_CENTRE",
     "COLOUR_MAPS",
     "encode_jpeg",
     "encode_png",
@@ -27,6 +27,14 @@ __all__ = [
     "panel",
     "shrink_to",
 ]
+
+CELL_CENTRE = 0.5 / 32
+"""Where in its cell, as a share of the cell's side, a value of the last feature map looks.
+
+ResNet18 halves the size five times, and pads so that each time output i is centred on input pixel 2 i. Value i
+of the last map is therefore centred on input pixel 32 i, the first pixel of its 32 x 32 cell, not the middle
+(Araujo et al. 2019, doi:10.23915/distill.00021). Enlarging the map as if it were the middle would show it half a
+cell too far right and down."""
 
 COLOUR_MAPS = {
     "jet": cv2.COLORMAP_JET,

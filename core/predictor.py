@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +12,7 @@ from core.decoder import Picture, decode
 from core.errors import SettingsError
 from core.gradcam import normalise_maps, one_pass_gradcam
 from core.network import fold_batch_norm, forward
+from core.prediction import Prediction
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,33 +20,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from core.bundle import Bundle
-    from core.cell import Box
     from core.preprocessing import Prepared
 
-__all__ = ["Prediction", "Predictor", "choose_device"]
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What is known of one image.
-
-    Attributes:
-        label: Name of the most probable class.
-        confidence: Its probability.
-        probabilities: One per class, (C,) float32.
-        ood: Out-of-distribution score, higher is less like the training data.
-        flag: Empty, ``low-confidence`` or ``out-of-distribution``.
-        box: The part of the image that was classified, in its pixels.
-        cam: Grad-CAM of `label` in [0, 1], (h, w) float32, covering `box`; None where not asked for.
-    """
-
-    label: str
-    confidence: float
-    probabilities: NDArray[np.float32]
-    ood: float
-    flag: str
-    box: Box
-    cam: NDArray[np.float32] | None
+__all__ = ["Predictor", "choose_device"]
 
 
 class Predictor:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
-import torch
 from PIL import Image
 from pydantic import Field, PositiveFloat
 
@@ -16,6 +15,7 @@ from core.cell import Box, CellFinder
 from core.settings import Settings
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
 
 __all__ = ["Prepared", "Preprocessing", "crop_with_margin"]
@@ -97,11 +97,10 @@ class Preprocessing(Settings):
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """Turn (N, H, W, 3) uint8 or (N, 3, H, W) float in [0, 255] into (N, 3, H, W) float32 input."""
-        if pixels.dtype == torch.uint8:
-            pixels = pixels.permute(0, 3, 1, 2).float()
-        scale = 1 / (torch.tensor(self.std, device=pixels.device).view(1, 3, 1, 1) * 255.0)
-        offset = torch.tensor(self.mean, device=pixels.device).view(1, 3, 1, 1) * -255.0 * scale
-        return torch.addcmul(offset, pixels, scale)
+        pixels = pixels.float() if pixels.is_floating_point() else pixels.permute(0, 3, 1, 2).float()
+        scale = 1 / (pixels.new_tensor(self.std).view(1, 3, 1, 1) * 255.0)
+        offset = pixels.new_tensor(self.mean).view(1, 3, 1, 1) * -255.0 * scale
+        return offset.addcmul(pixels, scale)
 
 
 def crop_with_margin(

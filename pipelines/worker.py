@@ -24,7 +24,8 @@ from core.cell import Box
 from core.decoder import MAX_BYTES
 from core.errors import ImageError, LeukorayError
 from core.overlay import encode_jpeg, overlay, shrink_to
-from core.predictor import Prediction, Predictor
+from core.prediction import Prediction
+from core.predictor import Predictor
 from pipelines.run_folder import ERRORS_SCHEMA, RunFolder, overlay_path, predictions_schema
 from pipelines.storage import Folder, open_folder
 

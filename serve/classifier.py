@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +16,12 @@ from pydantic import ConfigDict, Field, ValidationError
 from core.bundle import load_bundle
 from core.cell import Box
 from core.errors import LeukorayError, SettingsError
-from core.predictor import Prediction, Predictor
-from core.preprocessing import Prepared, Preprocessing
+from core.prediction import Prediction
+from core.predictor import Predictor
+from core.preprocessing import Prepared
 from core.settings import Settings
 from serve.batcher import Batcher
+from serve.messages import Answer, Item, Model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from core.bundle import Bundle
     from serve.settings import ServeSettings
 
-__all__ = ["Answer", "Classifier", "Item", "Model", "ModelConfig"]
+__all__ = ["Classifier", "ModelConfig"]
 
 _STUCK_S = 60.0
 _WARM_EACH = 32
@@ -40,59 +42,6 @@ class ModelConfig(Settings):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     bundle: Path | None = Field(None, description="folder of the model to go over to; none: the one it began with")
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """What the rest of the service needs to know of a bundle.
-
-    Attributes:
-        id: Of the bundle.
-        class_names: In the order of the probabilities.
-        preprocessing: From picture to input.
-        map_shape: Height and width of a class map.
-        facts: What ``/v1/model`` says of it.
-    """
-
-    id: str
-    class_names: tuple[str, ...]
-    preprocessing: Preprocessing
-    map_shape: tuple[int, int]
-    facts: dict[str, Any] = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One image on its way to the network.
-
-    Attributes:
-        bundle: Identity of the bundle that it was prepared for.
-        prepared: The network's input.
-        gradcam: Whether the map is wanted.
-    """
-
-    bundle: str
-    prepared: Prepared
-    gradcam: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came of one image.
-
-    Attributes:
-        prediction: None where the bundle that the image was prepared for is served no more.
-        successor: The bundle that is served now, where it is another one.
-        batch_size: Images in the same forward pass.
-        seconds: That the pass took.
-        error: A sentence, where the network failed on this image.
-    """
-
-    prediction: Prediction | None
-    successor: Model | None = None
-    batch_size: int = 0
-    seconds: float = 0.0
-    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)

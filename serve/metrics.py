@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 if TYPE_CHECKING:
-    from serve.classifier import Answer
+    from serve.messages import Answer
 
 __all__ = ["Metrics"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 from pathlib import Path
@@ -18,6 +19,7 @@ from ray.serve.config import HTTPOptions, ProxyLocation
 from core.entry.cluster import connected
 from core.entry.command import run_command
 from core.entry.progress import say
+from core.errors import SettingsError
 from serve.app import build
 from serve.settings import ServeSettings, read_settings
 
@@ -31,6 +33,7 @@ _TUNED = {
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "100",
     "RAY_SERVE_LOG_TO_STDERR": "0",
 }
+"""Of a private cluster."""
 
 
 class RunSettings(ServeSettings):
@@ -45,29 +48,62 @@ def run(options: RunSettings) -> int:
     """Serve until SIGINT or SIGTERM; return the exit code.
 
     Raises:
-        LeukorayError: Where settings, keys, bundle or cluster cannot be used.
+        LeukorayError: Where settings, keys, bundle, port or cluster cannot be used.
     """
-    given = {name: getattr(options, name) for name in options.model_fields_set - _OWN}
-    settings = read_settings(given)
+    settings = read_settings({name: getattr(options, name) for name in options.model_fields_set - _OWN})
+    _check_port(options.host, options.port)
+    port = options.port
     if options.address is None:
-        for name, value in _TUNED.items():
+        environment = dict(_TUNED)
+        if settings.ingress_replicas == 1:
+            environment |= _direct(options.port)
+            port = _free_port()
+        for name, value in environment.items():
             os.environ.setdefault(name, value)
     with connected(options.address):
+        application = build(settings)
         ray_serve.start(
             proxy_location=ProxyLocation.HeadOnly if options.address is None else ProxyLocation.EveryNode,
             http_options=HTTPOptions(
-                host=options.host,
-                port=options.port,
-                request_timeout_s=settings.body_timeout_s + settings.timeout_s + 5,
+                host=options.host, port=port, request_timeout_s=settings.body_timeout_s + settings.timeout_s + 5
             ),
         )
-        ray_serve.run(build(settings), name="leukoray", route_prefix="/")
-        say(f"Leukoray serves http://{options.host}:{options.port}/ (the page), /docs (for programs); Ctrl-C ends it")
         try:
+            ray_serve.run(application, name="leukoray", route_prefix="/")
+            say(f"Leukoray: http://{options.host}:{options.port}/ (the page), /docs (for programs); Ctrl-C ends it")
             _wait_for_signal()
         finally:
             ray_serve.shutdown()
     return 0
+
+
+def _direct(port: int) -> dict[str, str]:
+    """Let the one ingress replica listen itself: Serve's proxy in front of it costs more than all the rest."""
+    return {
+        "RAY_SERVE_ENABLE_DIRECT_INGRESS": "1",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(port),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(port + 1),  # exclusive
+        "RAY_SERVE_PORT_QUARANTINE_S": "0",  # a restarted replica takes the same port again
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+    }
+
+
+def _check_port(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise SettingsError(
+                "port-taken", f"Nothing can listen on {host}:{port} ({error.strerror}); choose another --port."
+            ) from None
+
+
+def _free_port() -> int:
+    """Return a port for Serve's own proxy, which is then only a spare door on the same address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _wait_for_signal() -> None:

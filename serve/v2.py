@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from serve.classifier import Model
+    from serve.messages import Model
     from serve.tensors import RequestedOutput
 
 __all__ = ["router"]
