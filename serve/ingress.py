@@ -85,7 +85,8 @@ def build_application(settings: ServeSettings, classifier: DeploymentHandle) -> 
         _add_file(app, path, name, media_type)
     for kind in (LeukorayError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _explain)
-    app.add_middleware(Gate, keys=settings.keys(), metrics=metrics)
+    keys = settings.keys()
+    app.add_middleware(Gate, keys=keys, metrics=metrics)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -94,7 +95,7 @@ def build_application(settings: ServeSettings, classifier: DeploymentHandle) -> 
             allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID"],
             expose_headers=["X-Request-ID", "Retry-After", "Inference-Header-Content-Length"],
         )
-    _describe_keys(app, settings)
+    _complete_document(app, keys=bool(keys))
     return app
 
 
@@ -152,13 +153,13 @@ async def _explain(request: Request, error: Exception) -> Response:
     return error_response(RequestError("internal", "The service failed; its log says why.", 500), path)
 
 
-def _describe_keys(app: FastAPI, settings: ServeSettings) -> None:
-    """Say in the OpenAPI document that a key is needed."""
-    if not settings.keys():
-        return
-    schema: dict[str, Any] = app.openapi()
-    schema["components"]["securitySchemes"] = {
-        "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-        "bearer": {"type": "http", "scheme": "bearer"},
-    }
-    schema["security"] = [{"key": []}, {"bearer": []}]
+def _complete_document(app: FastAPI, *, keys: bool) -> None:
+    """Add to the OpenAPI document what FastAPI does not know: the protocol's request, and that a key is needed."""
+    document: dict[str, Any] = app.openapi()
+    document["components"]["schemas"] |= v2.DEFINITIONS
+    if keys:
+        document["components"]["securitySchemes"] = {
+            "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            "bearer": {"type": "http", "scheme": "bearer"},
+        }
+        document["security"] = [{"key": []}, {"bearer": []}]

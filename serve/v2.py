@@ -28,9 +28,13 @@ if TYPE_CHECKING:
     from serve.messages import Model
     from serve.tensors import RequestedOutput
 
-__all__ = ["router"]
+__all__ = ["DEFINITIONS", "router"]
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol v2"])
+
+SCHEMA = InferRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+DEFINITIONS: dict[str, Any] = SCHEMA.pop("$defs")
+"""Schemas that the request's schema refers to, for the OpenAPI document."""
 
 _GRADCAM = "-gradcam"
 _TYPES = {"", "application/json", "application/octet-stream"}
@@ -155,7 +159,7 @@ async def model_ready(request: Request, name: _Name, version: _Name | None = Non
     openapi_extra={
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": InferRequest.model_json_schema(), "example": _EXAMPLE}},
+            "content": {"application/json": {"schema": SCHEMA, "example": _EXAMPLE}},
         }
     },
 )
@@ -167,7 +171,7 @@ async def model_ready(request: Request, name: _Name, version: _Name | None = Non
     openapi_extra={
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": InferRequest.model_json_schema(), "example": _EXAMPLE}},
+            "content": {"application/json": {"schema": SCHEMA, "example": _EXAMPLE}},
         }
     },
 )
@@ -256,15 +260,16 @@ async def _classify(
     if len(tensors) != 1 or not set(tensors) <= {"image", "pixels"}:
         raise RequestError("malformed", "Give one input: 'image' (BYTES) or 'pixels' (UINT8).")
     ((name, tensor),) = tensors.items()
+    files, pixels = isinstance(tensor, list), isinstance(tensor, np.ndarray) and tensor.shape[3:] == (3,)
+    if not (files if name == "image" else pixels):
+        raise RequestError("malformed", "'image' is BYTES of shape [N], 'pixels' UINT8 of shape [N, H, W, 3].")
     if not 0 < len(tensor) <= service.settings.max_images:
         most = service.settings.max_images
         raise RequestError("malformed", f"The input {name!r} must hold 1 to {most} images.", 413 if len(tensor) else 400)
-    if name == "image" and isinstance(tensor, list):
+    if isinstance(tensor, list):
         found = await service.classify_files(tensor, gradcam=gradcam)
-    elif name == "pixels" and isinstance(tensor, np.ndarray) and tensor.ndim == 4 and tensor.shape[3] == 3:
-        found = await service.classify_pixels(list(tensor), gradcam=gradcam)
     else:
-        raise RequestError("malformed", "'image' is BYTES of shape [N], 'pixels' UINT8 of shape [N, H, W, 3].")
+        found = await service.classify_pixels(list(tensor), gradcam=gradcam)
     good: list[Classified] = []
     for number, one in enumerate(found):
         if isinstance(one, ImageError):
