@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["autograd_gradcam", "normalise_maps", "one_pass_gradcam"]
 
+
 def one_pass_gradcam(feature_map: torch.Tensor, head_weight: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
     """Explain one class per image from what the forward pass already computed.
 

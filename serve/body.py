@@ -56,7 +56,7 @@ async def read_body(request: Request, service: Service) -> AsyncGenerator[bytes]
 
     Raises:
         RequestError: With status 408, 413 or 415.
-        Busy: With status 503 where all bodies together are too much.
+        BusyError: With status 503 where all bodies together are too much.
     """
     settings = service.settings
     _check_header(request, settings.max_body_bytes)
@@ -91,7 +91,7 @@ async def read_uploads(request: Request, service: Service) -> AsyncGenerator[tup
 
     Raises:
         RequestError: With status 400, 408, 413 or 415.
-        Busy: With status 503 where all bodies together are too much.
+        BusyError: With status 503 where all bodies together are too much.
     """
     kind = media_type(request)
     form = kind == "multipart/form-data"

@@ -16,7 +16,6 @@ from pydantic import ConfigDict, Field, ValidationError
 from core.bundle import load_bundle
 from core.cell import Box
 from core.errors import LeukorayError, SettingsError
-from core.prediction import Prediction
 from core.predictor import Predictor
 from core.preprocessing import Prepared
 from core.settings import Settings
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from core.bundle import Bundle
+    from core.prediction import Prediction
     from serve.settings import ServeSettings
 
 __all__ = ["Classifier", "ModelConfig"]
@@ -80,7 +80,7 @@ class Classifier:
         except (LeukorayError, ValidationError, OSError, RuntimeError) as error:
             name = str((user_config or {}).get("bundle", ""))
             self._refused = {"bundle": name, "reason": str(error)}
-            _log.error("bundle %s refused, %s serves on: %s", name, self._current.model.id, error)  # noqa: TRY400
+            _log.error("bundle %s refused, %s serves on: %s", name, self._current.model.id, error)
             return
         self._refused = None
         if loaded.model.id != self._current.model.id:

@@ -11,7 +11,7 @@ from core.errors import ImageError, LeukorayError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Busy", "RequestError", "error_response", "status_of"]
+__all__ = ["BusyError", "RequestError", "error_response", "status_of"]
 
 
 class RequestError(LeukorayError):
@@ -32,13 +32,15 @@ class RequestError(LeukorayError):
         return type(self), (self.code, self.message, self.status, self.headers)
 
 
-class Busy(RequestError):
+class BusyError(RequestError):
     """There is no room now; ``Retry-After`` says when to come back."""
 
     def __init__(self, message: str, retry_after_s: int, status: int = 429) -> None:
-        super().__init__("busy" if status == 429 else "unavailable", message, status, {"Retry-After": str(retry_after_s)})
+        super().__init__(
+            "busy" if status == 429 else "unavailable", message, status, {"Retry-After": str(retry_after_s)}
+        )
 
-    def __reduce__(self) -> tuple[type[Busy], tuple[str, int, int]]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __reduce__(self) -> tuple[type[BusyError], tuple[str, int, int]]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Survive the trip between Ray processes, which pickle exceptions."""
         return type(self), (self.message, int(self.headers["Retry-After"]), self.status)
 

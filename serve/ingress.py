@@ -53,7 +53,7 @@ class Ingress:
     def __init__(self, settings: ServeSettings, classifier: DeploymentHandle) -> None:
         self._settings, self._classifier = settings, classifier
 
-    def __serve_build_asgi_app__(self) -> ASGIApp:  # noqa: PLW3201 - Serve's name for it
+    def __serve_build_asgi_app__(self) -> ASGIApp:
         """Build the application inside the replica."""
         return build_application(self._settings, self._classifier)
 
@@ -105,9 +105,7 @@ async def healthz() -> Response:
     return JSONResponse({"status": "alive"})
 
 
-@operations.get(
-    "/readyz", summary="Whether images can be sent", response_model=None, responses={503: v1.ERRORS[503]}
-)
+@operations.get("/readyz", summary="Whether images can be sent", response_model=None, responses={503: v1.ERRORS[503]})
 async def readyz(request: Request) -> Response:
     """Ask the classifier, which is warm before it answers."""
     model, _ = await request.app.state.service.describe()

@@ -37,7 +37,10 @@ _TUNED = {
 
 
 class RunSettings(ServeSettings):
-    __doc__ = ServeSettings.__doc__
+    """Classify white blood cells over HTTP, on Ray Serve.
+
+    Each option can also stand in the environment (LEUKORAY_SERVE_BATCH_SIZE=16).
+    """
 
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every network")
     port: int = Field(8000, ge=1, le=65535, description="port to listen on")

@@ -18,8 +18,8 @@ from core.cell import Box
 from core.decoder import MIN_SIDE, Picture, decode
 from core.errors import ImageError
 from core.overlay import encode_jpeg, encode_png, heatmap_layer, overlay, shrink_to
+from serve.errors import BusyError, RequestError
 from serve.messages import Item
-from serve.errors import Busy, RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Sequence
@@ -47,7 +47,7 @@ class Classified:
     Attributes:
         prediction: Of the classifier.
         model: The bundle that made it.
-        display: The upright image, its longer side at most 1024 pixels, (H, W, 3) uint8; None where no map was asked for.
+        display: The upright image, its longer side at most 1024 pixels, (H, W, 3) uint8; None without a map.
         factor: Size of `display` relative to the image.
         width: Of the upright image, in pixels.
         height: Of the upright image, in pixels.
@@ -88,7 +88,7 @@ class Service:
         """Ask the classifier which bundle it serves, and which it refused last.
 
         Raises:
-            Busy: With status 503 where no classifier answers.
+            BusyError: With status 503 where no classifier answers.
         """
         model, refused = await self._ask(self._classifier.describe.remote(), _READY_S)
         self._model = model
@@ -102,11 +102,11 @@ class Service:
         """Refuse at once what could not be taken anyway.
 
         Raises:
-            Busy: With status 429.
+            BusyError: With status 429.
         """
         if self._taken + images > self.settings.max_queue:
             self.metrics.refused.inc()
-            raise Busy(
+            raise BusyError(
                 f"{self._taken} images are waiting, more than {self.settings.max_queue} do not fit; come back later.",
                 self.settings.retry_after_s,
             )
@@ -116,7 +116,7 @@ class Service:
         """Account for the bytes of a body while it is held.
 
         Raises:
-            Busy: With status 503, from the function that is given, where all bodies together are too much.
+            BusyError: With status 503, from the function that is given, where all bodies together are too much.
         """
         held = 0
 
@@ -125,7 +125,7 @@ class Service:
             held += count
             self._buffered += count
             if self._buffered > self.settings.max_buffered_bytes:
-                raise Busy("Too many large uploads at once; come back later.", self.settings.retry_after_s, 503)
+                raise BusyError("Too many large uploads at once; come back later.", self.settings.retry_after_s, 503)
 
         try:
             yield add
@@ -139,7 +139,9 @@ class Service:
             RequestError: Where there is no room, no classifier, or not enough time.
         """
         most = self.settings.max_pixels
-        return await self._classify([lambda data=data: decode(data, max_pixels=most) for data in files], gradcam=gradcam)
+        return await self._classify(
+            [lambda data=data: decode(data, max_pixels=most) for data in files], gradcam=gradcam
+        )
 
     async def classify_pixels(
         self, images: Sequence[NDArray[np.uint8]], *, gradcam: bool
@@ -191,7 +193,7 @@ class Service:
             if answer.prediction is not None:
                 self.metrics.observe(answer)
                 return Classified(answer.prediction, model, *view)
-        raise Busy("The model is being changed; come back.", self.settings.retry_after_s, 503)
+        raise BusyError("The model is being changed; come back.", self.settings.retry_after_s, 503)
 
     async def _send(self, item: Item) -> Answer:
         return await self._ask(self._classifier.classify.remote(item))
@@ -205,10 +207,10 @@ class Service:
             raise
         except BackPressureError:
             self.metrics.refused.inc()
-            raise Busy("The classifiers are full; come back later.", self.settings.retry_after_s) from None
+            raise BusyError("The classifiers are full; come back later.", self.settings.retry_after_s) from None
         except (asyncio.TimeoutError, DeploymentUnavailableError, RayServeException, RayError) as error:
             reason = type(error).__name__
-            raise Busy(f"No classifier answers ({reason}).", self.settings.retry_after_s, 503) from error
+            raise BusyError(f"No classifier answers ({reason}).", self.settings.retry_after_s, 503) from error
 
 
 def draw(found: Classified, *, colour_map: str = "jet", strength: float = 0.4) -> bytes:
@@ -252,7 +254,5 @@ def _as_picture(rgb: NDArray[np.uint8], max_pixels: int) -> Picture:
     if height * width > max_pixels:
         raise ImageError("too-large", f"The tensor has {width} x {height} pixels; the limit is {max_pixels:,} in all.")
     if min(height, width) < MIN_SIDE:
-        raise ImageError(
-            "too-small", f"The tensor has {width} x {height} pixels; each side needs at least {MIN_SIDE}."
-        )
+        raise ImageError("too-small", f"The tensor has {width} x {height} pixels; each side needs at least {MIN_SIDE}.")
     return Picture(np.ascontiguousarray(rgb), "RAW")

@@ -98,7 +98,9 @@ class OutputTensor:
     text: bool = True
 
 
-def parse_request(body: bytes, json_length: str | None) -> tuple[InferRequest, dict[str, NDArray[np.uint8] | list[bytes]]]:
+def parse_request(
+    body: bytes, json_length: str | None
+) -> tuple[InferRequest, dict[str, NDArray[np.uint8] | list[bytes]]]:
     """Read a request and its tensors.
 
     Args:

@@ -25,7 +25,7 @@ router = APIRouter(prefix="/v1", tags=["classify"])
 REASONS = {
     "": "",
     "low-confidence": "The network is not sure enough; a person should look.",
-    "out-of-distribution": "Unlike the images that the network knows, or no white cell was found; a person should look.",
+    "out-of-distribution": "Unlike what the network knows, or no white cell was found; a person should look.",
 }
 
 
@@ -237,9 +237,7 @@ async def model(request: Request) -> Response:
     return JSONResponse({**served.facts, "refused": refused})
 
 
-async def _describe(
-    service: Service, name: str, found: Classified | LeukorayError, gradcam: str
-) -> dict[str, Any]:
+async def _describe(service: Service, name: str, found: Classified | LeukorayError, gradcam: str) -> dict[str, Any]:
     """Render one result as JSON."""
     if not isinstance(found, Classified):
         return {"name": name, "error": {"code": found.code, "message": found.message}}

@@ -236,7 +236,8 @@ async def _find(request: Request, name: str, version: str | None) -> _Asked:
     service = _service(request)
     known = service.settings.model_name
     if name not in {known, known + _GRADCAM}:
-        raise RequestError("no-model", f"There is no model {name!r}; there are {known!r} and {known + _GRADCAM!r}.", 404)
+        message = f"There is no model {name!r}; there are {known!r} and {known + _GRADCAM!r}."
+        raise RequestError("no-model", message, 404)
     model, _ = await service.describe()
     if version is not None and version != model.id:
         raise RequestError("no-version", f"The version {version!r} is not served; {model.id!r} is.", 404)
@@ -264,8 +265,8 @@ async def _classify(
     if not (files if name == "image" else pixels):
         raise RequestError("malformed", "'image' is BYTES of shape [N], 'pixels' UINT8 of shape [N, H, W, 3].")
     if not 0 < len(tensor) <= service.settings.max_images:
-        most = service.settings.max_images
-        raise RequestError("malformed", f"The input {name!r} must hold 1 to {most} images.", 413 if len(tensor) else 400)
+        message = f"The input {name!r} must hold 1 to {service.settings.max_images} images."
+        raise RequestError("malformed", message, 413 if len(tensor) else 400)
     if isinstance(tensor, list):
         found = await service.classify_files(tensor, gradcam=gradcam)
     else:

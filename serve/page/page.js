@@ -99,7 +99,7 @@ function show({ file, card }, found) {
   flag.hidden = !found.flag;
   flag.textContent = found.flag_reason;
   card.querySelector("tbody").replaceChildren(...Object.entries(found.probabilities).map(row));
-  card.querySelector(".made").textContent = `bundle ${found.bundle.slice(0, SHORT)} · score for strangeness ${found.ood.toFixed(2)}`;
+  card.querySelector(".made").textContent = `bundle ${found.bundle.slice(0, SHORT)} · out-of-distribution score ${found.ood.toFixed(2)}`;
   card.classList.add("done");
   results.push({ file: file.name, ...found });
 }

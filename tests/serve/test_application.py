@@ -140,9 +140,7 @@ def test_large_bodies_together(settings: ServeSettings) -> None:
 
 def test_keys(settings: ServeSettings, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text(f"# of the lab\n{KEYS[1]}\n\n")
-    app, _ = local_application(
-        settings.model_copy(update={"api_keys": KEYS[:1], "api_keys_file": tmp_path / "keys"})
-    )
+    app, _ = local_application(settings.model_copy(update={"api_keys": KEYS[:1], "api_keys_file": tmp_path / "keys"}))
 
     async def conversation(client: httpx.AsyncClient) -> None:
         for path in ("/v1/model", "/metrics", "/v2", "/nothing"):

@@ -6,10 +6,10 @@ import csv
 from typing import TYPE_CHECKING
 
 import pytest
+from conftest import CHROMIUM
 from hostile import encoded, odd_contents, picture
 from playwright.sync_api import expect, sync_playwright
 
-from conftest import CHROMIUM
 from core.card import RESEARCH_ONLY
 
 if TYPE_CHECKING:

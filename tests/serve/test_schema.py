@@ -7,9 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-HOOKS = '''
+HOOKS = """
 import base64
 import schemathesis
 from hypothesis import strategies as st
@@ -19,7 +17,7 @@ GOOD = [encoded(picture(seed), "JPEG") for seed in range(2)]
 for kind in ("image/jpeg", "image/png", "image/tiff", "image/bmp", "image/webp", "application/octet-stream"):
     schemathesis.openapi.media_type(kind, st.sampled_from(GOOD))
 schemathesis.openapi.format("binary", st.sampled_from(GOOD))
-'''
+"""
 
 
 def test_schemathesis_finds_nothing(served: str, tmp_path: Path) -> None:

@@ -67,9 +67,8 @@ def test_keys_are_never_shown() -> None:
     ],
 )
 def test_the_command_says_what_is_wrong(arguments: list[str], sentence: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "serve/run.py", *arguments], cwd=PROJECT, capture_output=True, text=True, timeout=120, check=False
-    )
+    command = [sys.executable, "serve/run.py", *arguments]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2, done.stderr
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr

@@ -141,4 +141,4 @@ def test_metrics_count(client: httpx.Client) -> None:
     text = client.get("/metrics").text
     for name in ("request_seconds", "images_total", "confidence", "batch_size", "forward_seconds", "waiting_images"):
         assert f"leukoray_{name}" in text, name
-    assert 'leukoray_waiting_images 0.0' in text
+    assert "leukoray_waiting_images 0.0" in text

@@ -119,7 +119,8 @@ def as_json(files: list[bytes], **more: object) -> dict[str, Any]:
 def test_json_nested_and_flat(client: httpx.Client, expected: list[Any]) -> None:
     answer = infer(client, as_json(FILES)).json()
     outputs = {one["name"]: one for one in answer["outputs"]}
-    assert np.allclose(outputs["probabilities"]["data"], np.concatenate([one.probabilities for one in expected]), atol=1e-5)
+    shares = np.concatenate([one.probabilities for one in expected])
+    assert np.allclose(outputs["probabilities"]["data"], shares, atol=1e-5)
     assert outputs["probabilities"]["shape"] == [3, 4]
     small = np.asarray(picture(0).resize((40, 30)))[None]
     tensor = {"name": "pixels", "shape": list(small.shape), "datatype": "UINT8"}
