@@ -31,7 +31,6 @@ from core.evaluation import Comparison, Evaluation, Interval, Predicted, compare
 from core.localisation import Pointing, point
 from core.overlay import encode_jpeg, panel, shrink_to
 from core.plots import confusion_png, ood_png, reliability_png, risk_coverage_png
-from core.prediction import Prediction
 from core.predictor import Predictor, choose_device
 from core.settings import Settings
 from core.tables import write_table
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from core.prediction import Prediction
     from core.preprocessing import Prepared
 
 __all__ = ["EvaluateSettings", "main", "run"]

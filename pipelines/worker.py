@@ -24,7 +24,6 @@ from core.cell import Box
 from core.decoder import MAX_BYTES
 from core.errors import ImageError, LeukorayError
 from core.overlay import encode_jpeg, overlay, shrink_to
-from core.prediction import Prediction
 from core.predictor import Predictor
 from pipelines.run_folder import ERRORS_SCHEMA, RunFolder, overlay_path, predictions_schema
 from pipelines.storage import Folder, open_folder
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from core.prediction import Prediction
     from core.preprocessing import Prepared
     from pipelines.slides import Entry
 

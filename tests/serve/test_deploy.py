@@ -1,0 +1,172 @@
+"""On a cluster, as an operator works: ``serve deploy``, a change of bundles, a killed replica, all under load."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import psutil
+import pytest
+import torch
+import yaml
+from hostile import encoded, picture
+from jobs import ACTIVATED, RAY, free_port, head_node
+
+from core.bundle import load_bundle, save_bundle
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PROJECT = Path(__file__).resolve().parents[2]
+SERVE = str(Path(RAY).parent / "serve")
+GOOD = encoded(picture(), "JPEG")
+REFUSALS = {429, 503}
+
+
+class Callers:
+    """Some clients that never stop asking, and what they were told."""
+
+    def __init__(self, address: str, count: int = 4) -> None:
+        self.address, self.going = address, True
+        self.codes: Counter[int] = Counter()
+        self.bundles: list[str] = []
+        self.last_failure = self.first_success_after = time.monotonic()
+        self.threads = [threading.Thread(target=self.ask) for _ in range(count)]
+
+    def ask(self) -> None:
+        with httpx.Client(base_url=self.address, timeout=30) as client:
+            while self.going:
+                try:
+                    answer = client.post("/v1/classify", content=GOOD)
+                except httpx.HTTPError:
+                    self.codes[0] += 1
+                    self.last_failure = time.monotonic()
+                    time.sleep(0.05)
+                    continue
+                self.codes[answer.status_code] += 1
+                if answer.status_code == 200:
+                    self.bundles.append(answer.json()["bundle"])
+                else:
+                    self.last_failure = time.monotonic()
+                    time.sleep(0.05)
+
+    def __enter__(self) -> Callers:
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.going = False
+        for thread in self.threads:
+            thread.join()
+
+
+class Cluster:
+    """A cluster with the service on it."""
+
+    def __init__(self, dashboard: str, folder: Path, bundle: Path) -> None:
+        self.dashboard, self.file, self.bundle = dashboard, folder / "serve.yaml", bundle
+        self.port = free_port()
+        self.address = f"http://127.0.0.1:{self.port}"
+
+    def deploy(self, bundle: Path | None = None) -> None:
+        config: dict[str, Any] = yaml.safe_load((PROJECT / "deploy" / "serve.yaml").read_text())
+        config["http_options"]["port"] = self.port
+        config["applications"][0]["args"]["bundle"] = str(self.bundle)
+        config["applications"][0]["deployments"][0]["user_config"]["bundle"] = None if bundle is None else str(bundle)
+        self.file.write_text(yaml.safe_dump(config))
+        command = [SERVE, "deploy", "--address", self.dashboard, str(self.file)]
+        environment = {**ACTIVATED, "PYTHONPATH": str(PROJECT)}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=120)
+        assert done.returncode == 0, done.stderr
+
+    def model(self) -> dict[str, Any]:
+        with contextlib.suppress(httpx.HTTPError, ValueError):
+            answer = httpx.get(f"{self.address}/v1/model", timeout=5)
+            if answer.status_code == 200:
+                return answer.json()
+        return {}
+
+    def wait(self, condition: Any, seconds: float = 120) -> dict[str, Any]:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if (model := self.model()) and condition(model):
+                return model
+            time.sleep(0.2)
+        pytest.fail(f"it never happened: {self.model()}")
+
+    def replica(self, name: str) -> psutil.Process:
+        children = psutil.Process(os.getpid()).children(recursive=True)
+        for process in children:
+            with contextlib.suppress(psutil.Error):
+                if f"ServeReplica:leukoray:{name}" in " ".join(process.cmdline()) and self.owns(process):
+                    return process
+        pytest.fail(f"no {name} runs")
+
+    def owns(self, process: psutil.Process) -> bool:
+        return any(f"--dashboard-port={self.dashboard.rpartition(':')[2]}" in parent.cmdline() for parent in process.parents())
+
+
+@pytest.fixture(scope="module")
+def cluster_with_service(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with head_node() as dashboard:
+        cluster = Cluster(dashboard, tmp_path_factory.mktemp("deploy"), small_bundle)
+        cluster.deploy()
+        cluster.wait(lambda model: True)
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def other_bundle(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    first = load_bundle(small_bundle)
+    torch.manual_seed(5)
+    with torch.no_grad():
+        first.network.fc.bias.add_(torch.randn(len(first.class_names)))
+    folder = tmp_path_factory.mktemp("other") / "bundle"
+    save_bundle(folder, first.network, first.class_names, first.record, {}, "# Other\n")
+    return folder
+
+
+@pytest.mark.slow
+def test_a_change_of_bundles_fails_no_request(cluster_with_service: Cluster, other_bundle: Path, tmp_path: Path) -> None:
+    cluster, new = cluster_with_service, load_bundle(other_bundle).id
+    old = cluster.model()["bundle"]
+    with Callers(cluster.address) as callers:
+        cluster.deploy(other_bundle)
+        cluster.wait(lambda model: model["bundle"] == new)
+        time.sleep(1)
+        cluster.deploy(tmp_path / "nothing")
+        refused = cluster.wait(lambda model: model["refused"])
+        time.sleep(1)
+        cluster.deploy()
+        cluster.wait(lambda model: model["bundle"] == old)
+    assert set(callers.codes) == {200}, callers.codes
+    assert set(callers.bundles) == {old, new}
+    assert "no bundle" in refused["refused"]["reason"]
+    assert refused["bundle"] == new
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Classifier", "Ingress"])
+def test_a_killed_replica_comes_back(cluster_with_service: Cluster, name: str) -> None:
+    cluster = cluster_with_service
+    bundle = cluster.model()["bundle"]
+    with Callers(cluster.address) as callers:
+        time.sleep(1)
+        killed = time.monotonic()
+        cluster.replica(name).kill()
+        time.sleep(2)
+        cluster.wait(lambda model: model["bundle"] == bundle)
+        time.sleep(3)
+        healed = callers.last_failure - killed
+    print(f"{name}: {dict(callers.codes)}, whole again after {healed:.1f} s")
+    assert set(callers.codes) <= {200, *REFUSALS, *([] if name == "Classifier" else [500])}, callers.codes
+    assert set(callers.bundles) == {bundle}
+    assert healed < 60
