@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -25,6 +26,7 @@ from serve.settings import ServeSettings, read_settings
 
 __all__ = ["RunSettings", "run"]
 
+_NAME = "leukoray"
 _OWN = {"host", "port", "address"}
 _TUNED = {
     # One thread and one loop for each process: fewer hand-overs for each request.
@@ -63,6 +65,7 @@ def run(options: RunSettings) -> int:
             port = _free_port()
         for name, value in environment.items():
             os.environ.setdefault(name, value)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # it would name the port of its own proxy
     with connected(options.address):
         application = build(settings)
         ray_serve.start(
@@ -72,11 +75,11 @@ def run(options: RunSettings) -> int:
             ),
         )
         try:
-            ray_serve.run(application, name="leukoray", route_prefix="/")
+            ray_serve.run(application, name=_NAME, route_prefix="/")
             say(f"Leukoray: http://{options.host}:{options.port}/ (the page), /docs (for programs); Ctrl-C ends it")
             _wait_for_signal()
         finally:
-            ray_serve.shutdown()
+            ray_serve.delete(_NAME)
     return 0
 
 
