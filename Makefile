@@ -3,7 +3,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help demo test test-slow check format bench model figures clean
+.PHONY: help demo serve test test-slow check format bench model figures clean
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -20,6 +20,9 @@ help: ## show this help
 
 demo: .venv/installed ## classify drawn demo slides with the shipped bundle and say where the report is
 	@$(BIN)/python pipelines/demo.py --out demo
+
+serve: .venv/installed ## answer on http://127.0.0.1:8000 (the page, and /docs for programs)
+	@$(BIN)/python serve/run.py
 
 test: .venv/installed-dev ## run all tests
 	@$(BIN)/python -m pytest

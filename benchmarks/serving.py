@@ -32,10 +32,11 @@ import psutil
 from core.entry.cluster import WORKER_ENVIRONMENT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 CLIENTS = (1, 8, 32)
 LOADS = (0.5, 0.9, 2.0)
+QUIET = {"BENTOML_DO_NOT_TRACK": "True"}
 FORMS = {"leukoray": "raw", "fastapi": "raw", "litserve": "json", "bentoml": "json"}
 
 BARE = """
@@ -122,7 +123,12 @@ def started(name: str, options: argparse.Namespace) -> Iterator[int]:
         process = subprocess.Popen(
             command_of(name, port, options),
             cwd=PROJECT,
-            env={**os.environ, **WORKER_ENVIRONMENT, "BENTOML_DO_NOT_TRACK": "True", "OMP_NUM_THREADS": str(options.threads)},
+            env={
+                **os.environ,
+                **WORKER_ENVIRONMENT,
+                "BENTOML_DO_NOT_TRACK": "True",
+                "OMP_NUM_THREADS": str(options.threads),
+            },
             stdout=log,
             stderr=log,
         )
@@ -176,7 +182,7 @@ def load(wanted: dict[str, Any]) -> dict[str, Any]:
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def batches(name: str, port: int, work: Any) -> dict[str, Any]:
+def batches(name: str, port: int, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Run a load; add the mean batch size, which ours tells in its metrics, not in its answers."""
     before = counters(port) if name == "leukoray" else (0.0, 0.0)
     found = work()

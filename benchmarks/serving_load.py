@@ -30,6 +30,7 @@ class Connection:
         self.writer: asyncio.StreamWriter | None = None
 
     async def send(self, request: bytes) -> tuple[int, bytes]:
+        """Send a request; return status and body."""
         if self.writer is None:
             self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
         self.writer.write(request)
@@ -71,6 +72,7 @@ class Load:
         self.idle: list[Connection] = []
 
     async def one(self, number: int, due: float) -> None:
+        """Send one image and keep what came of it."""
         connection = self.idle.pop() if self.idle else Connection(self.options["port"])
         try:
             code, body = await connection.send(self.requests[number % len(self.requests)])
@@ -85,6 +87,7 @@ class Load:
             self.batches.append(batch)
 
     async def closed(self, clients: int, seconds: float) -> None:
+        """Let each client send its next image when it has its answer."""
         end = time.perf_counter() + seconds
 
         async def client(number: int) -> None:
@@ -95,6 +98,7 @@ class Load:
         await asyncio.gather(*(client(number) for number in range(clients)))
 
     async def open(self, rate: float, seconds: float) -> None:
+        """Send images by a Poisson process."""
         rng, tasks, number = random.Random(0), set(), 0
         due = begun = time.perf_counter()
         while due - begun < seconds:
@@ -107,6 +111,7 @@ class Load:
         await asyncio.gather(*tasks)
 
     async def run(self) -> dict[str, Any]:
+        """Put the load on; return what is reported."""
         options = self.options
         begun = time.perf_counter()
         if "clients" in options:

@@ -20,9 +20,13 @@ sys.path[0] = str(PROJECT)
 
 import cv2
 import torch
+import uvicorn
+from fastapi import FastAPI, Request
 
 from core.bundle import load_bundle
+from core.prediction import Prediction
 from core.predictor import Predictor
+from core.preprocessing import Prepared
 
 parser = argparse.ArgumentParser()
 parser.add_argument("server", choices=["fastapi", "litserve", "bentoml"])
@@ -36,11 +40,10 @@ OPTIONS = parser.parse_args(os.environ["PEER"].split() if "PEER" in os.environ e
 def make_predictor() -> Predictor:
     torch.set_num_threads(OPTIONS.threads)
     cv2.setNumThreads(1)
-    predictor = Predictor(load_bundle(OPTIONS.model), "cpu")
-    return predictor
+    return Predictor(load_bundle(OPTIONS.model), "cpu")
 
 
-def as_json(predictor: Predictor, found: Any, batch: int) -> dict[str, Any]:
+def as_json(predictor: Predictor, found: Prediction, batch: int) -> dict[str, Any]:
     shares = zip(predictor.bundle.class_names, found.probabilities.tolist(), strict=True)
     return {
         "label": found.label,
@@ -54,9 +57,6 @@ def as_json(predictor: Predictor, found: Any, batch: int) -> dict[str, Any]:
 
 
 def fastapi() -> None:
-    import uvicorn
-    from fastapi import FastAPI, Request
-
     predictor, app = make_predictor(), FastAPI()
     decoders, network = ThreadPoolExecutor(2), ThreadPoolExecutor(1)
     waiting: asyncio.Queue[tuple[Any, asyncio.Future[Any]]] = asyncio.Queue()
@@ -90,24 +90,32 @@ if OPTIONS.server == "litserve":
     import litserve as ls
 
     class Api(ls.LitAPI):
-        def setup(self, device: str) -> None:
+        """Decodes, batches and predicts in LitServe's one worker."""
+
+        def setup(self, _device: str) -> None:
+            """Load the model."""
             self.predictor = make_predictor()
 
-        def decode_request(self, request: dict[str, str]) -> Any:
+        def decode_request(self, request: dict[str, str]) -> Prepared:
+            """Decode one image."""
             return self.predictor.prepare(base64.b64decode(request["image"]))[1]
 
-        def batch(self, inputs: list[Any]) -> list[Any]:
+        def batch(self, inputs: list[Prepared]) -> list[Prepared]:
+            """Keep the images as they are."""
             return inputs
 
-        def predict(self, batch: Any) -> list[Any]:
+        def predict(self, batch: Prepared | list[Prepared]) -> list[tuple[Prediction, int]]:
+            """Run the network."""
             images = batch if isinstance(batch, list) else [batch]
             found = self.predictor.predict(images, gradcam=False)
             return [(one, len(images)) for one in found]
 
-        def unbatch(self, output: list[Any]) -> list[Any]:
+        def unbatch(self, output: list[tuple[Prediction, int]]) -> list[tuple[Prediction, int]]:
+            """Keep the results as they are."""
             return output
 
-        def encode_response(self, output: Any) -> dict[str, Any]:
+        def encode_response(self, output: tuple[Prediction, int]) -> dict[str, Any]:
+            """Answer with the common JSON."""
             return as_json(self.predictor, *output)
 
 
@@ -117,38 +125,48 @@ def litserve() -> None:
     server.run(host="127.0.0.1", port=OPTIONS.port, generate_client_file=False, log_level="error", num_api_servers=1)
 
 
-def bentoml_service() -> Any:
+if "PEER" in os.environ:
     import bentoml
 
     @bentoml.service(workers=1, traffic={"timeout": 60}, name="peer")
     class Peer:
+        """Holds the network."""
+
         def __init__(self) -> None:
             self.predictor = make_predictor()
 
         @bentoml.api(batchable=True, max_batch_size=OPTIONS.batch, max_latency_ms=10_000)
         def predict(self, images: list[str]) -> list[dict[str, Any]]:
+            """Decode and classify a batch."""
             prepared = [self.predictor.prepare(base64.b64decode(image))[1] for image in images]
             found = self.predictor.predict(prepared, gradcam=False)
             return [as_json(self.predictor, one, len(images)) for one in found]
 
     @bentoml.service(workers=1, traffic={"timeout": 60}, name="front")
     class Front:
+        """Takes the requests."""
+
         peer = bentoml.depends(Peer)
 
         @bentoml.api(route="/classify")
         async def classify(self, image: str) -> dict[str, Any]:
+            """Classify one image."""
             (found,) = await self.peer.to_async.predict([image])
             return found
 
-    return Front
-
-
-if "PEER" in os.environ:
-    svc = bentoml_service()
+    svc = Front
 elif __name__ == "__main__":
     if OPTIONS.server == "bentoml":
         os.environ["PEER"] = " ".join(sys.argv[1:])
-        command = [sys.executable, "-m", "bentoml", "serve", "benchmarks.serving_peers:svc", "--port", str(OPTIONS.port)]
+        command = [
+            sys.executable,
+            "-m",
+            "bentoml",
+            "serve",
+            "benchmarks.serving_peers:svc",
+            "--port",
+            str(OPTIONS.port),
+        ]
         os.chdir(PROJECT)
         os.execv(sys.executable, [*command, "--host", "127.0.0.1"])
     {"fastapi": fastapi, "litserve": litserve}[OPTIONS.server]()

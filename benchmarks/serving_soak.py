@@ -38,6 +38,7 @@ class Mixed:
         self.rng = random.Random(0)
 
     async def run(self, until: float) -> None:
+        """Do one thing after the other."""
         async with httpx.AsyncClient(base_url=self.base, timeout=60) as client:
             while time.monotonic() < until:
                 data = self.rng.choice(self.files)
@@ -48,26 +49,33 @@ class Mixed:
                     self.codes[type(error).__name__] += 1
 
     def count(self, answer: httpx.Response) -> None:
+        """Keep the status."""
         self.codes[str(answer.status_code)] += 1
 
     async def raw(self, client: httpx.AsyncClient, data: bytes) -> None:
+        """Send an image."""
         self.count(await client.post("/v1/classify", content=data))
 
     async def heat(self, client: httpx.AsyncClient, data: bytes) -> None:
+        """Ask for image and heatmap."""
         self.count(await client.post("/v1/classify?gradcam=layers", content=data))
 
     async def form(self, client: httpx.AsyncClient, data: bytes) -> None:
+        """Send two images and a broken file."""
         self.count(await client.post("/v1/classify", files=[("images", data), ("images", b"no"), ("images", data)]))
 
     async def tensor(self, client: httpx.AsyncClient, data: bytes) -> None:
+        """Speak the Open Inference Protocol."""
         value = {"name": "image", "shape": [1], "datatype": "BYTES", "data": [base64.b64encode(data).decode()]}
         self.count(await client.post("/v2/models/blood-cells/infer", json={"inputs": [value]}))
 
     async def broken(self, client: httpx.AsyncClient, data: bytes) -> None:
+        """Send the beginning of an image."""
         self.count(await client.post("/v1/gradcam", content=data[: self.rng.randrange(len(data))]))
 
-    async def leave(self, client: httpx.AsyncClient, data: bytes) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+    async def leave(self, _client: httpx.AsyncClient, data: bytes) -> None:
+        """Send an image, or half of one, and go away."""
+        _, writer = await asyncio.open_connection("127.0.0.1", self.port)
         head = f"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n".encode()
         writer.write(head + data[: self.rng.choice([len(data), len(data) // 2])])
         await writer.drain()
@@ -76,18 +84,15 @@ class Mixed:
         self.codes["left"] += 1
 
 
-def memory(port: int) -> dict[str, float]:
+def memory() -> dict[str, float]:
     """Return the resident memory of ingress and classifier, in MiB."""
-    found = {}
-    for process in psutil.process_iter():
-        try:
-            line = " ".join(process.cmdline())
-            for name in ("Ingress", "Classifier"):
-                if f"ServeReplica:leukoray:{name}" in line:
-                    found[name] = process.memory_info().rss / MIB
-        except psutil.Error:
-            continue
-    return found
+    lines = {process: " ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])}
+    return {
+        name: process.memory_info().rss / MIB
+        for name in ("Ingress", "Classifier")
+        for process, line in lines.items()
+        if f"ServeReplica:leukoray:{name}" in line
+    }
 
 
 async def soak(port: int, files: list[bytes], minutes: float) -> tuple[Counter[str], list[dict[str, float]]]:
@@ -98,7 +103,7 @@ async def soak(port: int, files: list[bytes], minutes: float) -> tuple[Counter[s
     seen: list[dict[str, float]] = []
     while time.monotonic() < until:
         await asyncio.sleep(30)
-        seen.append(memory(port))
+        seen.append(memory())
         print({name: f"{size:.0f} MiB" for name, size in seen[-1].items()}, sum(mixed.codes.values()), flush=True)
     await asyncio.gather(*clients)
     return mixed.codes, seen

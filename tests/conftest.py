@@ -119,3 +119,13 @@ def page() -> Iterator[Page]:
         yield page
         browser.close()
         assert problems == []
+
+
+@pytest.fixture(scope="session")
+def served(small_bundle: Path) -> Iterator[str]:
+    """The address of one service for the whole session."""
+    from service import LIMITS, running
+
+    limits = [part for name, value in LIMITS.items() for part in (f"--{name}", str(value))]
+    with running("--bundle", str(small_bundle), *limits) as (address, _):
+        yield address

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -16,6 +21,9 @@ import pytest
 from core.bundle import load_bundle
 from core.synthetic import CLASS_NAMES, draw_field
 from pipelines.figures import readme_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PROJECT = Path(__file__).resolve().parents[1]
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
@@ -30,7 +38,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in (
         "core",
         "pipelines",
+        "serve",
         "tuning",
+        "README.md",
         "models",
         "benchmarks",
         "Makefile",
@@ -80,17 +90,63 @@ def test_the_figures_are_the_bundles(shipped: Path) -> None:
     assert f"<!-- figures -->\n{table}<!-- end of figures -->" in README
 
 
+@contextlib.contextmanager
+def serving(environment: dict[str, str]) -> Iterator[None]:
+    """``make serve``, from when it is ready until the block ends."""
+    with Path("serve.log").open("wb") as log:
+        process = subprocess.Popen(["make", "serve"], stdout=log, stderr=log, env=environment, start_new_session=True)
+    try:
+        for _ in range(240):
+            assert process.poll() is None, Path("serve.log").read_text()
+            with contextlib.suppress(OSError), urllib.request.urlopen("http://127.0.0.1:8000/readyz", timeout=5):
+                break
+            time.sleep(0.5)
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(timeout=60)
+
+
+def run(command: str, environment: dict[str, str]) -> str:
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, timeout=600, check=False, env=environment
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
 def test_every_command_runs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "RAY_TMPDIR": "/tmp"}
     assert len(COMMANDS) >= 6
+    service = contextlib.ExitStack()
+    given = ""
     for command in COMMANDS:
-        if command.startswith(("make test", "ray ", "source ")):
-            continue  # this is `make test`; test_job.py runs the job on a cluster of its own
-        done = subprocess.run(
-            ["bash", "-c", quick(command)], capture_output=True, text=True, timeout=600, check=False, env=environment
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-        if command == "make demo":
-            assert "report/index.html" in done.stdout
+        if command.startswith(("make test", "ray ", "serve ", "source ")):
+            continue  # this is `make test`; test_job.py and test_deploy.py work on a cluster of their own
+        if command == "make serve":
+            service.enter_context(serving(environment))
+        elif command.startswith("cell="):
+            given = f"{command}; "
+        elif command.startswith("curl"):
+            assert "error" not in run(given + command, environment)[:10]
+        else:
+            service.close()
+            output = run(quick(command), environment)
+            assert command != "make demo" or "report/index.html" in output
     assert (place / "demo" / "run" / "report" / "index.html").is_file()
+    results = json.loads((place / "results.json").read_text())["results"]
+    assert ["label" in result for result in results] == [True, False]
+    assert (place / "heatmap.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_client_in_python_works(place: Path, served: str) -> None:
+    (program,) = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    cell = place / "cell.jpg"
+    rgb = draw_field("MONOCYTE", np.random.default_rng(3))
+    cv2.imwrite(str(cell), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+    program = program.replace("http://127.0.0.1:8000", served)
+    program = program.replace("demo/slides/smear-1-adult/cell-0000.jpg", str(cell))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() in CLASS_NAMES

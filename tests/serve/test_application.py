@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import shutil
 import threading
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from local_service import local_application, talk
 
 from core.bundle import load_bundle, save_bundle
 from core.errors import BundleError
+from serve.app import _classifier
 from serve.app import app as build_from_args
 from serve.settings import ServeSettings
 
@@ -287,3 +289,42 @@ def test_an_image_that_breaks_the_network_fails_alone(settings: ServeSettings) -
 def test_a_bundle_that_cannot_be_used_is_refused_before_it_starts(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="no bundle"):
         build_from_args({"bundle": str(tmp_path / "nothing")})
+
+
+def test_the_access_log_is_structured_and_says_nothing_of_the_images(
+    settings: ServeSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    app, _ = local_application(settings)
+
+    async def conversation(client: httpx.AsyncClient) -> None:
+        files = [("images", ("patient-jane-doe.jpg", GOOD)), ("images", ("b.jpg", b"bad"))]
+        await client.post("/v1/classify", files=files, headers={"x-request-id": "seven"})
+        await client.get("/nothing/" + "x" * 300)
+
+    logger = logging.getLogger("ray.serve")
+    logger.addHandler(caplog.handler)
+    with caplog.at_level(logging.INFO, "ray.serve"):
+        talk(app, conversation)
+    logger.removeHandler(caplog.handler)
+    lines = [json.loads(record.message) for record in caplog.records if record.message.startswith('{"event"')]
+    first, second = {line["path"]: line for line in lines}.values()
+    assert first["id"] == "seven"
+    assert (first["method"], first["path"], first["status"], first["images"]) == ("POST", "/v1/classify", 200, 2)
+    assert first["bytes"] > len(GOOD)
+    assert first["ms"] > 0
+    assert second["status"] == 404
+    assert len(second["path"]) <= 128
+    assert "jane" not in caplog.text
+
+
+def test_replicas_and_scaling_reach_serve(settings: ServeSettings) -> None:
+    def classifier(**changes: Any) -> Any:
+        changed = ServeSettings.model_validate({**settings.model_dump(), **changes})
+        return _classifier(changed)._deployment_config
+
+    assert classifier(replicas=2).num_replicas == 2
+    scaling = classifier(replicas=1, max_replicas=3).autoscaling_config
+    assert (scaling.min_replicas, scaling.max_replicas) == (1, 3)
+    fixed = classifier()
+    assert fixed.max_ongoing_requests >= settings.batch_size
+    assert 0 < fixed.max_queued_requests < 1_000

@@ -25,6 +25,8 @@ from core.bundle import load_bundle, save_bundle
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from typing_extensions import Self
+
 PROJECT = Path(__file__).resolve().parents[2]
 SERVE = str(Path(RAY).parent / "serve")
 GOOD = encoded(picture(), "JPEG")
@@ -61,7 +63,7 @@ class Callers:
         """Seconds in which nobody got a result."""
         return max(later - before for before, later in itertools.pairwise(self.answered))
 
-    def __enter__(self) -> Callers:
+    def __enter__(self) -> Self:
         for thread in self.threads:
             thread.start()
         return self
@@ -115,7 +117,8 @@ class Cluster:
         pytest.fail(f"no {name} runs")
 
     def owns(self, process: psutil.Process) -> bool:
-        return any(f"--dashboard-port={self.dashboard.rpartition(':')[2]}" in parent.cmdline() for parent in process.parents())
+        option = f"--dashboard-port={self.dashboard.rpartition(':')[2]}"
+        return any(option in parent.cmdline() for parent in process.parents())
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +126,7 @@ def cluster_with_service(small_bundle: Path, tmp_path_factory: pytest.TempPathFa
     with head_node() as dashboard:
         cluster = Cluster(dashboard, tmp_path_factory.mktemp("deploy"), small_bundle)
         cluster.deploy()
-        cluster.wait(lambda model: True)
+        cluster.wait(bool)
         yield cluster
 
 
@@ -139,7 +142,9 @@ def other_bundle(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.mark.slow
-def test_a_change_of_bundles_fails_no_request(cluster_with_service: Cluster, other_bundle: Path, tmp_path: Path) -> None:
+def test_a_change_of_bundles_fails_no_request(
+    cluster_with_service: Cluster, other_bundle: Path, tmp_path: Path
+) -> None:
     cluster, new = cluster_with_service, load_bundle(other_bundle).id
     old = cluster.model()["bundle"]
     with Callers(cluster.address) as callers:

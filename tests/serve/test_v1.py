@@ -7,12 +7,14 @@ import io
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hostile import encoded, odd_contents, picture
 from PIL import Image
 
 from core.bundle import load_bundle
 from core.predictor import Predictor
+from pipelines.classify import ClassifySettings, classify
 from serve.v1 import Classification, ModelFacts, Results
 
 if TYPE_CHECKING:
@@ -142,3 +144,24 @@ def test_metrics_count(client: httpx.Client) -> None:
     for name in ("request_seconds", "images_total", "confidence", "batch_size", "forward_seconds", "waiting_images"):
         assert f"leukoray_{name}" in text, name
     assert "leukoray_waiting_images 0.0" in text
+
+
+def test_a_batch_run_gives_the_same_numbers(
+    client: httpx.Client, cluster: None, small_bundle: Path, tmp_path: Path
+) -> None:
+    slide = tmp_path / "slides" / "smear"
+    contents = {name: data for name, data in odd_contents().items() if name.count(".") == 1 and name.isascii()}
+    slide.mkdir(parents=True)
+    for name, data in contents.items():
+        (slide / name).write_bytes(data)
+    settings = ClassifySettings(slides=str(tmp_path / "slides"), out=str(tmp_path / "run"), model=small_bundle)
+    assert classify(settings) == 0
+    rows = pq.read_table(tmp_path / "run" / "predictions").to_pylist()
+    assert {row["image"] for row in rows} == set(contents)
+    for row in rows:
+        found = client.post("/v1/classify", content=contents[row["image"]]).json()
+        assert (found["label"], found["flag"], found["bundle"]) == (row["label"], row["flag"], row["bundle"])
+        assert (found["width"], found["height"]) == (row["width"], row["height"])
+        assert found["ood"] == pytest.approx(row["ood"], abs=1e-4)
+        for name, share in found["probabilities"].items():
+            assert share == pytest.approx(row[f"p_{name}"], abs=1e-5)
