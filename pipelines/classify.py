@@ -23,7 +23,7 @@ from pydantic_settings import CliPositionalArg
 
 from core import __version__
 from core.bundle import Bundle, load_bundle
-from core.entry.cluster import WorkerPlan, connected, plan_workers
+from core.entry.cluster import WORKER_ENVIRONMENT, WorkerPlan, connected, plan_workers
 from core.entry.command import FAILED, run_command
 from core.entry.progress import Progress
 from core.errors import LeukorayError, SettingsError
@@ -33,7 +33,7 @@ from pipelines.run_folder import RunFolder
 from pipelines.slides import Entry, list_slides, top_slide
 from pipelines.storage import Folder, open_folder
 from pipelines.summary import Slide, slides_csv, summarise
-from pipelines.worker import WORKER_ENVIRONMENT, PartClassifier, WorkerSettings
+from pipelines.worker import PartClassifier, WorkerSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -106,10 +106,8 @@ class Service:
         """
         if self._taken + images > self.settings.max_queue:
             self.metrics.refused.inc()
-            raise BusyError(
-                f"{self._taken} images are waiting, more than {self.settings.max_queue} do not fit; come back later.",
-                self.settings.retry_after_s,
-            )
+            taken, places = self._taken, self.settings.max_queue
+            raise BusyError(f"{taken} of {places} places are taken; come back later.", self.settings.retry_after_s)
 
     @contextmanager
     def buffered(self) -> Generator[Callable[[int], None]]:

@@ -178,7 +178,7 @@ async def model_ready(request: Request, name: _Name, version: _Name | None = Non
 async def infer(request: Request, name: _Name, version: _Name | None = None) -> Response:
     """Take image files (`image`, BYTES) or decoded images of one size (`pixels`, UINT8, RGB)."""
     service = _service(request)
-    asked = await _find(request, name, version)
+    asked = await _find(request, name, version, known=True)
     service.check_room()
     if media_type(request) not in _TYPES:
         raise RequestError("not-json", "The Content-Type must be application/json or application/octet-stream.", 415)
@@ -232,16 +232,19 @@ def _service(request: Request) -> Service:
     return request.app.state.service
 
 
-async def _find(request: Request, name: str, version: str | None) -> _Asked:
+async def _find(request: Request, name: str, version: str | None, *, known: bool = False) -> _Asked:
+    """Find the model that a request names; `known` spares the classifier the question where the answer is at hand."""
     service = _service(request)
-    known = service.settings.model_name
-    if name not in {known, known + _GRADCAM}:
-        message = f"There is no model {name!r}; there are {known!r} and {known + _GRADCAM!r}."
+    base = service.settings.model_name
+    if name not in {base, base + _GRADCAM}:
+        message = f"There is no model {name!r}; there are {base!r} and {base + _GRADCAM!r}."
         raise RequestError("no-model", message, 404)
-    model, _ = await service.describe()
+    model = await service.model() if known else (await service.describe())[0]
+    if known and version is not None and version != model.id:
+        model, _ = await service.describe()
     if version is not None and version != model.id:
         raise RequestError("no-version", f"The version {version!r} is not served; {model.id!r} is.", 404)
-    return _Asked(model, name != known)
+    return _Asked(model, name != base)
 
 
 def _choose(asked: _Asked, wanted: InferRequest) -> list[tuple[_Output, RequestedOutput | None]]:
