@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 
 from core.bundle import load_bundle
@@ -103,7 +104,9 @@ def serving(environment: dict[str, str]) -> Iterator[None]:
             time.sleep(0.5)
         yield
     finally:
-        os.killpg(process.pid, signal.SIGINT)
+        for child in psutil.Process(process.pid).children(recursive=True):
+            if "serve/run.py" in child.cmdline():
+                child.send_signal(signal.SIGINT)
         process.wait(timeout=60)
 
 
@@ -115,6 +118,7 @@ def run(command: str, environment: dict[str, str]) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_every_command_runs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "RAY_TMPDIR": "/tmp"}

@@ -90,6 +90,7 @@ def undisturbed(slides: Path, small_bundle: Path, tmp_path_factory: pytest.TempP
     return rows(out)
 
 
+@pytest.mark.slow
 def test_the_driver_is_killed_and_the_run_continues(
     slides: Path, small_bundle: Path, undisturbed: pd.DataFrame, tmp_path: Path
 ) -> None:
