@@ -7,8 +7,10 @@ import os
 import signal
 import socket
 import sys
-import threading
+import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if __package__ in {None, ""}:  # started as a script: let the project's packages be found, not this folder's files
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -24,6 +26,9 @@ from core.errors import SettingsError
 from serve.app import build
 from serve.settings import ServeSettings, read_settings
 
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
 __all__ = ["RunSettings", "run"]
 
 _NAME = "leukoray"
@@ -34,6 +39,7 @@ _TUNED = {
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "100",
     "RAY_SERVE_LOG_TO_STDERR": "0",
+    "RAY_worker_niceness": "0",
 }
 """Of a private cluster."""
 
@@ -66,7 +72,7 @@ def run(options: RunSettings) -> int:
         for name, value in environment.items():
             os.environ.setdefault(name, value)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # it would name the port of its own proxy
-    with connected(options.address):
+    with _until_asked_to_stop() as asked, connected(options.address):
         application = build(settings)
         ray_serve.start(
             proxy_location=ProxyLocation.HeadOnly if options.address is None else ProxyLocation.EveryNode,
@@ -77,7 +83,8 @@ def run(options: RunSettings) -> int:
         try:
             ray_serve.run(application, name=_NAME, route_prefix="/")
             say(f"Leukoray: http://{options.host}:{options.port}/ (the page), /docs (for programs); Ctrl-C ends it")
-            _wait_for_signal()
+            while not asked:
+                time.sleep(0.5)
         finally:
             ray_serve.delete(_NAME)
     return 0
@@ -112,12 +119,26 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_for_signal() -> None:
-    asked = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: asked.set())
-    while not asked.wait(0.5):
-        pass
+@contextmanager
+def _until_asked_to_stop() -> Generator[list[int]]:
+    """Leave the block at SIGINT or SIGTERM, also while the service is still starting.
+
+    Yields:
+        The signals that came: Ray catches some exceptions, and the interruption may be among them.
+    """
+    asked: list[int] = []
+
+    def stop(number: int, _frame: object) -> None:
+        asked.append(number)
+        raise KeyboardInterrupt
+
+    with suppress(KeyboardInterrupt):
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield asked
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 if __name__ == "__main__":
