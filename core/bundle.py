@@ -31,7 +31,7 @@ from core.confidence import Confidence
 from core.errors import BundleError
 from core.network import ARCHITECTURE, build_network
 from core.preprocessing import Preprocessing
-from core.settings import Settings
+from core.settings import Settings, describe_problems
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -184,9 +184,8 @@ def _parse(folder: Path, content: bytes) -> tuple[dict[str, Any], BundleRecord]:
     try:
         return config, BundleRecord.model_validate(config["leukoray"])
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BundleError("bundle-damaged", f"{folder / CONFIG}: leukoray.{where}: {first['msg']}.") from None
+        problem = describe_problems(error.errors())[0]
+        raise BundleError("bundle-damaged", f"{folder / CONFIG}: leukoray.{problem}.") from None
 
 
 def _metrics(folder: Path) -> dict[str, Any]:

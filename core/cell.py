@@ -38,6 +38,10 @@ class Box(NamedTuple):
     right: float
     bottom: float
 
+    def scaled(self, factor: float) -> Box:
+        """Return the same rectangle in an image of `factor` times the size."""
+        return Box(*(edge * factor for edge in self))
+
 
 class CellFinder(Settings):
     """How the white cell is cut out, as the preprocessing record keeps it."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CELL_CENTRE",
     "COLOUR_MAPS",
+    "DISPLAY_SIDE",
     "encode_jpeg",
     "encode_png",
     "heatmap",
@@ -35,6 +36,9 @@ ResNet18 halves the size five times, and pads so that each time output i is cent
 of the last map is therefore centred on input pixel 32 i, the first pixel of its 32 x 32 cell, not the middle
 (Araujo et al. 2019, doi:10.23915/distill.00021). Enlarging the map as if it were the middle would show it half a
 cell too far right and down."""
+
+DISPLAY_SIDE = 1024
+"""Longest side of a picture that is drawn for people, in pixels."""
 
 COLOUR_MAPS = {
     "jet": cv2.COLORMAP_JET,

@@ -12,6 +12,7 @@ from PIL import Image
 from pydantic import Field, PositiveFloat
 
 from core.cell import Box, CellFinder
+from core.errors import ImageError
 from core.settings import Settings
 
 if TYPE_CHECKING:
@@ -73,9 +74,16 @@ class Preprocessing(Settings):
 
         Args:
             rgb: Decoded picture, (H, W, 3) uint8.
+
+        Raises:
+            ImageError: With code ``not-processable``, for a picture that no check foresaw.
         """
-        box, found = self.locate(rgb)
-        return Prepared(self.balance(_resize(rgb, box, self.width, self.height), rgb), box, found)
+        try:
+            box, found = self.locate(rgb)
+            return Prepared(self.balance(_resize(rgb, box, self.width, self.height), rgb), box, found)
+        except (cv2.error, MemoryError, ValueError, OverflowError) as error:
+            message = f"The picture cannot be processed ({type(error).__name__})."
+            raise ImageError("not-processable", message) from error
 
     def balance(self, part: NDArray[np.uint8], rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Scale each channel so that the background of the whole picture gets the level `white`.

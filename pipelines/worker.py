@@ -20,10 +20,9 @@ import pyarrow as pa
 import ray
 import torch
 
-from core.cell import Box
 from core.decoder import MAX_BYTES
 from core.errors import ImageError, LeukorayError
-from core.overlay import encode_jpeg, overlay, shrink_to
+from core.overlay import DISPLAY_SIDE, encode_jpeg, overlay, shrink_to
 from core.predictor import Predictor
 from pipelines.run_folder import ERRORS_SCHEMA, RunFolder, overlay_path, predictions_schema
 from pipelines.storage import Folder, open_folder
@@ -44,7 +43,6 @@ THUMBNAIL = (96, 80)
 THUMBNAIL_COLUMNS = 16
 """Thumbnails in a row of a part's sheet."""
 
-_DISPLAY_SIDE = 1024
 _CAREFUL_FROM, _GIVE_UP_AT = 3, 12
 _BATCHES_AHEAD = 2
 _UNFIT_NAME = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
@@ -160,9 +158,7 @@ class PartClassifier:
             return _Refused(entry, error.code, error.message)
         except OSError as error:
             return _Refused(entry, *_explain(error))
-        except (cv2.error, MemoryError, ValueError, OverflowError) as error:  # of a picture that no check foresaw
-            return _Refused(entry, "not-processable", f"The picture cannot be processed ({type(error).__name__}).")
-        display, factor = shrink_to(picture.rgb, _DISPLAY_SIDE)
+        display, factor = shrink_to(picture.rgb, DISPLAY_SIDE)
         return _Loaded(entry, prepared, display, factor, picture.width, picture.height, len(data))
 
     def _load_ahead(self, entries: Sequence[Entry]) -> Iterator[_Loaded | _Refused]:
@@ -219,7 +215,7 @@ class PartClassifier:
         """Write the overlay; return its path relative to the run."""
         if prediction.cam is None:
             return None
-        box = Box(*(edge * item.factor for edge in prediction.box))
+        box = prediction.box.scaled(item.factor)
         picture = overlay(item.display, prediction.cam, box, colour_map=self._settings.colour_map)
         data = encode_jpeg(picture)
         path = overlay_path(item.entry.slide, item.entry.image)

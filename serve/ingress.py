@@ -16,6 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 from core import __version__
 from core.card import RESEARCH_ONLY
 from core.errors import LeukorayError
+from core.settings import describe_problems
 from serve import v1, v2
 from serve.errors import RequestError, error_response
 from serve.gate import Gate
@@ -137,13 +138,9 @@ async def _explain(request: Request, error: Exception) -> Response:
     """Turn any error into the documented body."""
     path = request.url.path
     if isinstance(error, LeukorayError):
-        if not isinstance(error, RequestError) or error.status >= 500:
-            _log.debug("refused: %s", error)
         return error_response(error, path)
     if isinstance(error, RequestValidationError):
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return error_response(RequestError("malformed", f"{where}: {first['msg']}"), path)
+        return error_response(RequestError("malformed", describe_problems(error.errors())[0]), path)
     if isinstance(error, HTTPException):
         code, sentence = _PHRASES.get(error.status_code, ("refused", str(error.detail)))
         return error_response(RequestError(code, sentence, error.status_code, error.headers), path)

@@ -16,10 +16,9 @@ import numpy as np
 from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
-from core.cell import Box
 from core.decoder import MIN_SIDE, Picture, decode
 from core.errors import ImageError
-from core.overlay import encode_jpeg, encode_png, heatmap_layer, overlay, shrink_to
+from core.overlay import DISPLAY_SIDE, encode_jpeg, encode_png, heatmap_layer, overlay, shrink_to
 from serve.errors import BusyError, RequestError
 from serve.messages import Item
 
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from ray.serve.handle import DeploymentHandle
 
+    from core.cell import Box
     from core.prediction import Prediction
     from core.preprocessing import Prepared
     from serve.messages import Answer, Model
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Classified", "Service", "draw"]
 
-_DISPLAY_SIDE = 1024
 _READY_S = 3.0
 _CHANGES = 5
 _GIVE_WAY = 10
@@ -169,7 +168,7 @@ class Service:
         self.metrics.waiting.set(self._taken)
         try:
             work = [self._classify_one(source, gradcam=gradcam) for source in sources]
-            return list(await self._in_time(asyncio.gather(*work) if len(work) > 1 else _alone(work[0])))
+            return list(await self._in_time(asyncio.gather(*work)))
         finally:
             self._taken -= len(sources)
             self.metrics.waiting.set(self._taken)
@@ -232,7 +231,7 @@ def draw_layers(found: Classified) -> dict[str, str]:
 def _drawable(found: Classified) -> tuple[NDArray[np.uint8], NDArray[np.float32], Box]:
     if found.display is None or found.prediction.cam is None:
         raise RequestError("internal", "No map was computed.", 500)
-    return found.display, found.prediction.cam, Box(*(edge * found.factor for edge in found.prediction.box))
+    return found.display, found.prediction.cam, found.prediction.box.scaled(found.factor)
 
 
 def _give_way_to_the_network() -> None:
@@ -242,20 +241,13 @@ def _give_way_to_the_network() -> None:
         os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + _GIVE_WAY))
 
 
-async def _alone(work: Awaitable[Classified | ImageError]) -> list[Classified | ImageError]:
-    return [await work]
-
-
 def _prepare(
     source: Callable[[], Picture], model: Model, *, gradcam: bool
 ) -> tuple[Prepared, tuple[NDArray[np.uint8] | None, float, int, int, str]]:
     """Decode and cut out; return the network's input, and what is kept of the image. Runs in a thread."""
     picture = source()
-    try:
-        prepared = model.preprocessing.prepare(picture.rgb)
-        display, factor = shrink_to(picture.rgb, _DISPLAY_SIDE) if gradcam else (None, 1.0)
-    except (cv2.error, MemoryError, ValueError, OverflowError) as error:  # of a picture that no check foresaw
-        raise ImageError("not-processable", f"The picture cannot be processed ({type(error).__name__}).") from None
+    prepared = model.preprocessing.prepare(picture.rgb)
+    display, factor = shrink_to(picture.rgb, DISPLAY_SIDE) if gradcam else (None, 1.0)
     return prepared, (display, factor, picture.width, picture.height, picture.format)
 
 

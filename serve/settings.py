@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from core.decoder import MAX_PIXELS
-from core.entry.command import describe_problems
 from core.errors import SettingsError
-from core.settings import Settings
+from core.settings import Settings, describe_problems
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -129,4 +128,4 @@ def read_settings(given: Mapping[str, Any]) -> ServeSettings:
     try:
         return ServeSettings.model_validate({known[name]: value for name, value in found.items()} | dict(given))
     except ValidationError as error:
-        raise SettingsError("bad-settings", "; ".join(describe_problems(error)) + ".") from None
+        raise SettingsError("bad-settings", "; ".join(describe_problems(error.errors())) + ".") from None

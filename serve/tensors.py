@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, ValidationError
 from pydantic_core import from_json
 
+from core.settings import describe_problems
 from serve.errors import RequestError
 
 if TYPE_CHECKING:
@@ -117,9 +118,7 @@ def parse_request(
     try:
         request = InferRequest.model_validate(from_json(body[:length], allow_inf_nan=False))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise _bad(f"{where}: {first['msg']}" if where else first["msg"]) from None
+        raise _bad(describe_problems(error.errors())[0]) from None
     except ValueError as error:
         raise _bad(f"The body is not JSON ({str(error)[:120]}).") from None
     rest = memoryview(body)[length:]

@@ -85,9 +85,23 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": V2Error} for status in statuses}
 
 
-_INFER_ERRORS = _errors(400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504)
 _Name = Annotated[str, Path(max_length=200)]
 _EXAMPLE = {"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": ["/9j/4AAQSkZJRg…"]}]}
+_FACTS: dict[str, Any] = {
+    "response_model": None,
+    "responses": {200: {"model": V2ModelFacts}, **_errors(400, 401, 404, 503)},
+}
+_READY: dict[str, Any] = {"response_model": None, "responses": _errors(400, 401, 404, 503)}
+_INFER: dict[str, Any] = {
+    "response_model": None,
+    "responses": {
+        200: {"model": V2Response},
+        **_errors(400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504),
+    },
+    "openapi_extra": {
+        "requestBody": {"required": True, "content": {"application/json": {"schema": SCHEMA, "example": _EXAMPLE}}}
+    },
+}
 
 
 @router.get("", summary="The server", response_model=None, responses={200: {"model": ServerFacts}, **_errors(401)})
@@ -111,18 +125,8 @@ async def ready(request: Request) -> Response:
     return JSONResponse({"ready": True})
 
 
-@router.get(
-    "/models/{name}",
-    summary="A model's inputs and outputs",
-    response_model=None,
-    responses={200: {"model": V2ModelFacts}, **_errors(400, 401, 404, 503)},
-)
-@router.get(
-    "/models/{name}/versions/{version}",
-    summary="A model's inputs and outputs, by version",
-    response_model=None,
-    responses={200: {"model": V2ModelFacts}, **_errors(400, 401, 404, 503)},
-)
+@router.get("/models/{name}", summary="A model's inputs and outputs", **_FACTS)
+@router.get("/models/{name}/versions/{version}", summary="A model's inputs and outputs, by version", **_FACTS)
 async def facts(request: Request, name: _Name, version: _Name | None = None) -> Response:
     """Describe one of the two models; a version is a bundle's identity."""
     asked = await _find(request, name, version)
@@ -133,48 +137,16 @@ async def facts(request: Request, name: _Name, version: _Name | None = None) -> 
     return JSONResponse({**content, "outputs": outputs})
 
 
-@router.get(
-    "/models/{name}/ready",
-    summary="Whether a model can be used",
-    response_model=None,
-    responses=_errors(400, 401, 404, 503),
-)
-@router.get(
-    "/models/{name}/versions/{version}/ready",
-    summary="Whether a model can be used, by version",
-    response_model=None,
-    responses=_errors(400, 401, 404, 503),
-)
+@router.get("/models/{name}/ready", summary="Whether a model can be used", **_READY)
+@router.get("/models/{name}/versions/{version}/ready", summary="Whether a model can be used, by version", **_READY)
 async def model_ready(request: Request, name: _Name, version: _Name | None = None) -> Response:
     """Ask the classifier."""
     await _find(request, name, version)
     return JSONResponse({"name": name, "ready": True})
 
 
-@router.post(
-    "/models/{name}/infer",
-    summary="Classify images",
-    response_model=None,
-    responses={200: {"model": V2Response}, **_INFER_ERRORS},
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": SCHEMA, "example": _EXAMPLE}},
-        }
-    },
-)
-@router.post(
-    "/models/{name}/versions/{version}/infer",
-    summary="Classify images, by version",
-    response_model=None,
-    responses={200: {"model": V2Response}, **_INFER_ERRORS},
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": SCHEMA, "example": _EXAMPLE}},
-        }
-    },
-)
+@router.post("/models/{name}/infer", summary="Classify images", **_INFER)
+@router.post("/models/{name}/versions/{version}/infer", summary="Classify images, by version", **_INFER)
 async def infer(request: Request, name: _Name, version: _Name | None = None) -> Response:
     """Take image files (`image`, BYTES) or decoded images of one size (`pixels`, UINT8, RGB)."""
     service = _service(request)

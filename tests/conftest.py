@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -100,9 +101,9 @@ def blood_cells() -> Path:
     return Path(root) / "blood-cells"
 
 
-@pytest.fixture
-def page() -> Iterator[Page]:
-    """A page of a real browser; a test fails if it meets a script error or asks for anything but local files."""
+@contextlib.contextmanager
+def browsing(*allowed: str) -> Iterator[Page]:
+    """A page of a real browser; fails at a script error, a breach of the page's policy, or a request elsewhere."""
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed")
     from playwright.sync_api import sync_playwright
@@ -114,11 +115,21 @@ def page() -> Iterator[Page]:
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         problems: list[str] = []
         page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("requestfailed", lambda request: problems.append(request.url))
-        page.on("request", lambda request: None if request.url.startswith("file:") else problems.append(request.url))
+        page.on("console", lambda line: problems.append(line.text) if "Content Security" in line.text else None)
+        page.on("request", lambda request: None if request.url.startswith(allowed) else problems.append(request.url))
         yield page
         browser.close()
         assert problems == []
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    """A page that may ask for local files alone, all of which must be there."""
+    failed: list[str] = []
+    with browsing("file:") as page:
+        page.on("requestfailed", lambda request: failed.append(request.url))
+        yield page
+    assert failed == []
 
 
 @pytest.fixture(scope="session")

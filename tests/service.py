@@ -30,7 +30,13 @@ def running(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     command = [sys.executable, "serve/run.py", "--port", str(port), *arguments]
     environment = {**os.environ, "RAY_TMPDIR": "/tmp", "RAY_AUTH_MODE": "disabled"}
     process = subprocess.Popen(
-        command, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
+        command,
+        cwd=PROJECT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
     )
     address = f"http://127.0.0.1:{port}"
     try:
@@ -43,7 +49,7 @@ def running(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
         else:
             pytest.fail("the service never became ready")
         yield address, process
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: Ray's own processes get it, too
         assert process.wait(timeout=60) == 0
     finally:
         if process.poll() is None:

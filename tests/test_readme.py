@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import psutil
 import pytest
 
 from core.bundle import load_bundle
@@ -104,9 +103,7 @@ def serving(environment: dict[str, str]) -> Iterator[None]:
             time.sleep(0.5)
         yield
     finally:
-        for child in psutil.Process(process.pid).children(recursive=True):
-            if "serve/run.py" in child.cmdline():
-                child.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
         process.wait(timeout=60)
 
 

@@ -11,13 +11,13 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, CliApp, PydanticBaseSettingsSource, SettingsConfigDict
 
 from core.errors import LeukorayError, SettingsError
-from core.settings import Settings
+from core.settings import Settings, describe_problems
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-__all__ = ["FAILED", "USAGE", "describe_problems", "refuse_existing", "run_command"]
+__all__ = ["FAILED", "USAGE", "refuse_existing", "run_command"]
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -46,7 +46,7 @@ def run_command(model: type[_Model], work: Callable[[_Model], int], argv: Sequen
     try:
         settings = _parse(model, list(sys.argv[1:] if argv is None else argv))
     except ValidationError as error:
-        for problem in describe_problems(error, prefix="--"):
+        for problem in describe_problems(error.errors(), prefix="--"):
             print(f"error: {problem}", file=sys.stderr)
         return USAGE
     before = signal.signal(signal.SIGTERM, _interrupt)
@@ -60,21 +60,6 @@ def run_command(model: type[_Model], work: Callable[[_Model], int], argv: Sequen
         return INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def describe_problems(error: ValidationError, prefix: str = "") -> list[str]:
-    """Say what is wrong with settings, a line for each, by the option's name.
-
-    Args:
-        error: Of pydantic.
-        prefix: Stands before each name; with it, names are written as on a command line.
-    """
-    lines: list[str] = []
-    for problem in error.errors():
-        name = ".".join(str(part) for part in problem["loc"])
-        name = prefix + name.replace("_", "-") if prefix else name
-        lines.append(f"{name}: {problem['msg']}" if problem["loc"] else problem["msg"])
-    return lines
 
 
 def refuse_existing(out: Path) -> None:

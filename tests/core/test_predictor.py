@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -85,3 +86,13 @@ def test_flags() -> None:
 def test_energy_is_minus_logsumexp() -> None:
     logits = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
     np.testing.assert_allclose(energy(logits), -logsumexp(logits, axis=1), rtol=1e-6)
+
+
+def test_a_picture_that_opencv_refuses_is_an_image_error(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise cv2.error("no")
+
+    monkeypatch.setattr("core.preprocessing._resize", refuse)
+    with pytest.raises(ImageError) as caught:
+        bundle.record.preprocessing.prepare(np.zeros((40, 40, 3), np.uint8))
+    assert caught.value.code == "not-processable"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import signal
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -177,3 +179,17 @@ def test_a_killed_replica_comes_back(cluster_with_service: Cluster, name: str) -
     assert set(callers.codes) <= {200, *REFUSALS, *([] if name == "Classifier" else [500])}, callers.codes
     assert set(callers.bundles) == {bundle}
     assert 1 < callers.longest_pause() < 60
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [3, 8])
+def test_a_signal_while_it_starts_ends_it(shipped: Path, seconds: float) -> None:
+    command = [sys.executable, "serve/run.py", "--port", str(free_port()), "--bundle", str(shipped)]
+    process = subprocess.Popen(command, cwd=PROJECT, env={**ACTIVATED, "RAY_TMPDIR": "/tmp"}, start_new_session=True)
+    try:
+        time.sleep(seconds)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(timeout=60) == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
