@@ -182,14 +182,25 @@ def test_a_killed_replica_comes_back(cluster_with_service: Cluster, name: str) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds", [3, 8])
-def test_a_signal_while_it_starts_ends_it(shipped: Path, seconds: float) -> None:
+def test_a_signal_while_it_starts_ends_it(shipped: Path) -> None:
     command = [sys.executable, "serve/run.py", "--port", str(free_port()), "--bundle", str(shipped)]
     process = subprocess.Popen(command, cwd=PROJECT, env={**ACTIVATED, "RAY_TMPDIR": "/tmp"}, start_new_session=True)
     try:
-        time.sleep(seconds)
+        until = time.monotonic() + 60
+        while not any("ServeController" in line for line in command_lines(process.pid)):
+            assert time.monotonic() < until
+            time.sleep(0.1)
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(timeout=60) == 0
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+
+
+def command_lines(parent: int) -> list[str]:
+    """Of all processes below one."""
+    lines = []
+    for process in psutil.Process(parent).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            lines.append(" ".join(process.cmdline()))
+    return lines
