@@ -13,6 +13,7 @@ from core.errors import SettingsError
 from core.gradcam import normalise_maps, one_pass_gradcam
 from core.network import fold_batch_norm, forward
 from core.prediction import Prediction
+from core.preprocessing import processing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,8 +49,9 @@ class Predictor:
         Raises:
             ImageError: Where the file cannot be used.
         """
-        picture = decode(data)
-        return picture, self.bundle.record.preprocessing.prepare(picture.rgb)
+        with processing():
+            picture = decode(data)
+            return picture, self.bundle.record.preprocessing.prepare(picture.rgb)
 
     def predict(self, images: Sequence[Prepared], *, gradcam: bool = True) -> list[Prediction]:
         """Classify a batch in one forward pass.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -16,10 +17,12 @@ from core.errors import ImageError
 from core.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     import torch
     from numpy.typing import NDArray
 
-__all__ = ["Prepared", "Preprocessing", "crop_with_margin"]
+__all__ = ["Prepared", "Preprocessing", "crop_with_margin", "processing"]
 
 _BACKGROUND = 90
 _BACKGROUND_SIDE = 80
@@ -74,16 +77,9 @@ class Preprocessing(Settings):
 
         Args:
             rgb: Decoded picture, (H, W, 3) uint8.
-
-        Raises:
-            ImageError: With code ``not-processable``, for a picture that no check foresaw.
         """
-        try:
-            box, found = self.locate(rgb)
-            return Prepared(self.balance(_resize(rgb, box, self.width, self.height), rgb), box, found)
-        except (cv2.error, MemoryError, ValueError, OverflowError) as error:
-            message = f"The picture cannot be processed ({type(error).__name__})."
-            raise ImageError("not-processable", message) from error
+        box, found = self.locate(rgb)
+        return Prepared(self.balance(_resize(rgb, box, self.width, self.height), rgb), box, found)
 
     def balance(self, part: NDArray[np.uint8], rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Scale each channel so that the background of the whole picture gets the level `white`.
@@ -109,6 +105,19 @@ class Preprocessing(Settings):
         scale = 1 / (pixels.new_tensor(self.std).view(1, 3, 1, 1) * 255.0)
         offset = pixels.new_tensor(self.mean).view(1, 3, 1, 1) * -255.0 * scale
         return offset.addcmul(pixels, scale)
+
+
+@contextmanager
+def processing() -> Generator[None]:
+    """Surround what is done with one picture, from its bytes on: what no check foresaw is an error of that picture.
+
+    Raises:
+        ImageError: With code ``not-processable``.
+    """
+    try:
+        yield
+    except (cv2.error, MemoryError, ValueError, OverflowError) as error:
+        raise ImageError("not-processable", f"The picture cannot be processed ({type(error).__name__}).") from error
 
 
 def crop_with_margin(

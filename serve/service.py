@@ -19,6 +19,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 from core.decoder import MIN_SIDE, Picture, decode
 from core.errors import ImageError
 from core.overlay import DISPLAY_SIDE, encode_jpeg, encode_png, heatmap_layer, overlay, shrink_to
+from core.preprocessing import processing
 from serve.errors import BusyError, RequestError
 from serve.messages import Item
 
@@ -245,9 +246,10 @@ def _prepare(
     source: Callable[[], Picture], model: Model, *, gradcam: bool
 ) -> tuple[Prepared, tuple[NDArray[np.uint8] | None, float, int, int, str]]:
     """Decode and cut out; return the network's input, and what is kept of the image. Runs in a thread."""
-    picture = source()
-    prepared = model.preprocessing.prepare(picture.rgb)
-    display, factor = shrink_to(picture.rgb, DISPLAY_SIDE) if gradcam else (None, 1.0)
+    with processing():
+        picture = source()
+        prepared = model.preprocessing.prepare(picture.rgb)
+        display, factor = shrink_to(picture.rgb, DISPLAY_SIDE) if gradcam else (None, 1.0)
     return prepared, (display, factor, picture.width, picture.height, picture.format)
 
 

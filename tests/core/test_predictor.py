@@ -88,11 +88,16 @@ def test_energy_is_minus_logsumexp() -> None:
     np.testing.assert_allclose(energy(logits), -logsumexp(logits, axis=1), rtol=1e-6)
 
 
-def test_a_picture_that_opencv_refuses_is_an_image_error(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("step", "error"), [("core.preprocessing._resize", cv2.error("no")), ("core.decoder._to_rgb", MemoryError())]
+)
+def test_what_no_check_foresaw_is_an_image_error(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception
+) -> None:
     def refuse(*_: object) -> None:
-        raise cv2.error("no")
+        raise error
 
-    monkeypatch.setattr("core.preprocessing._resize", refuse)
+    monkeypatch.setattr(step, refuse)
     with pytest.raises(ImageError) as caught:
-        bundle.record.preprocessing.prepare(np.zeros((40, 40, 3), np.uint8))
+        predictor.prepare(encode_jpeg(np.zeros((40, 40, 3), np.uint8)))
     assert caught.value.code == "not-processable"
