@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,8 +19,6 @@ from tuning.ledger import Ledger
 from tuning.search import SearchSettings, search
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from playwright.sync_api import Page
 
 
@@ -176,6 +176,33 @@ def test_the_time_budget_ends_a_search_with_what_there_is(cells: Path, tmp_path:
     assert {(trial.state, trial.reason) for trial in trials} == {("stopped", "time budget")}
     load_bundle(tmp_path / "out" / "best")
     assert not list((tmp_path / "out" / "trials").glob("*/checkpoint.safetensors"))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")  # MLflow's own
+def test_mlflow_gets_every_trial(cells: Path, tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert search(settings(cells, tmp_path / "out", num_samples=2, epochs=2, mlflow=True)) == 0
+    client = MlflowClient(f"sqlite:///{tmp_path / 'out' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("out")
+    assert experiment is not None
+    runs = {run.data.params["learning_rate"]: run for run in client.search_runs([experiment.experiment_id])}
+    trials = Ledger(tmp_path / "out").ordered()
+    assert len(trials) == len(runs) == 2
+    for trial in trials:
+        run = runs[str(trial.values["learning_rate"])]
+        assert run.info.status == "FINISHED"
+        assert run.data.metrics["validation_loss"] == pytest.approx(trial.epochs[-1]["validation_loss"])
+    assert not Path("mlruns").exists()  # where MLflow keeps artifacts, if it is given any
+
+
+def test_mlflow_where_it_is_not_installed(cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(SettingsError, match="pip install mlflow"):
+        search(settings(cells, tmp_path / "out", mlflow=True))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
