@@ -406,9 +406,10 @@ def _say_result(settings: SearchSettings, record: dict[str, Any]) -> None:
         say(f"best: trial {result['trial']} ({values})")
         if other := result["comparison"]:
             gain = other["image_accuracy"]
+            span = f" ({100 * gain['low']:+.1f} to {100 * gain['high']:+.1f})" if gain["low"] is not None else ""
             say(
-                f"accuracy against trial 0: {100 * gain['value']:+.1f} points ({100 * gain['low']:+.1f} to"
-                f" {100 * gain['high']:+.1f}) on images that no trial was trained on"
+                f"accuracy of trial {other['trial']} against trial 0: {100 * gain['value']:+.1f} points{span}"
+                " on images that no trial was trained on"
             )
         print(f"bundle: {settings.out / 'best'}")
     print(f"report: {settings.out / 'report' / 'index.html'}", flush=True)

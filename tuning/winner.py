@@ -36,20 +36,23 @@ def write_winner(out: Path, run: TrainingRun, ledger: Ledger, *, trained_on: int
         left_out: Number of images that took no part.
 
     Returns:
-        What the search says of its result: the best trial, its bundle, and how it compares with trial 0.
+        What the search says of its result: the best trial, its bundle, and how the best of the others compares with
+        trial 0, which may be the best of all.
     """
-    best = ledger.ranked()[0]
-    first = ledger.ordered()[0]
+    ranked, first = ledger.ranked(), ledger.ordered()[0]
+    best = ranked[0]
+    rival = next((trial for trial in ranked if trial.id != first.id), None)
     training = configure(run.recipe.training, best.values)
     found = replace(run, recipe=Recipe(preprocessing=run.recipe.preprocessing, training=training))
     kept_out = _kept_out(found, best, out, trained_on=trained_on, left_out=left_out)
     comparison = None
-    if first.usable and first.id != best.id:
-        plain = Confidence.model_validate({})
-        chosen = run.known_here(kept_out.rows)
-        second = _kept_out(run, first, out, trained_on=trained_on, left_out=left_out)
-        compared = compare(found.predicted(kept_out, chosen, plain), run.predicted(second, chosen, plain))
-        comparison = compared.model_dump(mode="json")
+    if first.usable and rival is not None:
+        plain, chosen = Confidence.model_validate({}), run.known_here(kept_out.rows)
+        proposed, recipe = (
+            run.predicted(_kept_out(run, trial, out, trained_on=trained_on, left_out=left_out), chosen, plain)
+            for trial in (rival, first)
+        )
+        comparison = {"trial": rival.number, **compare(proposed, recipe).model_dump(mode="json")}
     shutil.rmtree(out / "best", ignore_errors=True)
     more = {"folds": 0, "search": {"trials": len(ledger.trials), "trial": best.number, "varied": best.values}}
     bundle = found.write(out / "best", found.network(kept_weights(out / "trials" / best.id)), kept_out, more)

@@ -83,7 +83,9 @@ def test_the_best_bundle_predicts_and_says_where_it_is_from(searched: Path, cell
     assert recipe.training.learning_rate == best.values["learning_rate"]
     record = json.loads((searched / "search.json").read_text())
     assert record["result"]["trial"] == best.number
-    assert (record["result"]["comparison"] is None) == (best.number == 0)
+    others = [trial.number for trial in Ledger(searched).ranked() if trial.number]
+    assert record["result"]["comparison"]["trial"] == others[0]
+    assert record["result"]["comparison"]["image_accuracy"]["low"] is not None
 
 
 def test_the_tables(searched: Path) -> None:
