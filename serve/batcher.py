@@ -13,6 +13,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from serve.priority import come_first
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -23,7 +25,7 @@ _Result = TypeVar("_Result")
 
 
 class Batcher(Generic[_Item, _Result]):
-    """Runs a function over items that arrive one by one, one batch at a time, in a thread of its own.
+    """Runs a function over items that arrive one by one, one batch at a time, in a thread that comes first.
 
     Args:
         run: Takes items, returns as many results.
@@ -50,6 +52,7 @@ class Batcher(Generic[_Item, _Result]):
         return await future
 
     def _work(self) -> None:
+        come_first()
         while True:
             batch = self._take()
             if not batch:

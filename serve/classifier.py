@@ -21,6 +21,7 @@ from core.preprocessing import Prepared
 from core.settings import Settings
 from serve.batcher import Batcher
 from serve.messages import Answer, Item, Model
+from serve.priority import give_way
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,6 +66,7 @@ class Classifier:
     """
 
     def __init__(self, settings: ServeSettings) -> None:
+        give_way()
         torch.set_num_threads(settings.torch_threads)
         self._settings = settings
         self._begun: float | None = None

@@ -21,6 +21,7 @@ from serve import v1, v2
 from serve.errors import RequestError, error_response
 from serve.gate import Gate
 from serve.metrics import Metrics
+from serve.priority import give_way
 from serve.service import Service
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ _PAGE = {
     "/assets/page.css": ("page.css", "text/css; charset=utf-8"),
     "/assets/icon.svg": ("icon.svg", "image/svg+xml"),
 }
+_NICENESS = 10
 _PHRASES = {404: ("not-found", "There is nothing at this address."), 405: ("method", "The method is not allowed here.")}
 
 operations = APIRouter(tags=["operations"])
@@ -56,6 +58,7 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Build the application inside the replica."""
+        give_way(_NICENESS)
         return build_application(self._settings, self._classifier)
 
 

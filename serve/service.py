@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import os
-import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +38,6 @@ __all__ = ["Classified", "Service", "draw"]
 
 _READY_S = 3.0
 _CHANGES = 5
-_GIVE_WAY = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +78,7 @@ class Service:
         self._classifier = classifier.options(
             _by_reference=False, request_serialization="pickle", response_serialization="pickle"
         )
-        self._threads = ThreadPoolExecutor(
-            settings.decoders, thread_name_prefix="decode", initializer=_give_way_to_the_network
-        )
+        self._threads = ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode")
         self._model: Model | None = None
         self._taken = 0
         self._buffered = 0
@@ -233,13 +228,6 @@ def _drawable(found: Classified) -> tuple[NDArray[np.uint8], NDArray[np.float32]
     if found.display is None or found.prediction.cam is None:
         raise RequestError("internal", "No map was computed.", 500)
     return found.display, found.prediction.cam, found.prediction.box.scaled(found.factor)
-
-
-def _give_way_to_the_network() -> None:
-    """Lower the priority of this thread: on a full machine the forward pass is what everybody waits for."""
-    thread = threading.get_native_id()
-    with suppress(OSError):  # where threads have no priority of their own
-        os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + _GIVE_WAY))
 
 
 def _prepare(
