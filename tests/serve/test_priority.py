@@ -1,0 +1,51 @@
+"""`serve.priority`, in a process of its own, since niceness cannot be taken back."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+PROGRAM = """
+import json, os, threading
+from serve.priority import come_first, give_way
+
+def look(action=None):
+    if action:
+        action()
+    thread = threading.get_native_id()
+    seen.append([os.sched_getscheduler(thread), os.getpriority(os.PRIO_PROCESS, thread)])
+
+def begun(*arguments):
+    thread = threading.Thread(target=look, args=arguments)
+    thread.start()
+    thread.join()
+
+seen, leave = [], threading.Event()
+before = threading.Thread(target=lambda: (leave.wait(), look()))
+before.start()
+look()
+give_way(4)
+look()
+begun()
+begun(come_first)
+leave.set()
+before.join()
+print(json.dumps(seen))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="Linux's scheduler only")
+def test_threads_give_way_and_one_comes_first() -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=PROJECT, check=True, capture_output=True, text=True)
+    at_first, here, started_later, first, started_before = json.loads(done.stdout)
+    own = at_first[1]
+    assert at_first == [os.SCHED_OTHER, own]
+    assert here == started_later == started_before == [os.SCHED_BATCH, min(19, own + 4)]
+    assert first == [os.SCHED_OTHER, min(19, own + 4)]
