@@ -55,9 +55,8 @@ class Classifier:
     """Classifies prepared images in batches, with one bundle; goes over to another without a pause.
 
     A batch takes what is there as soon as the network is free, so that a lone image never waits for company and
-    a crowd is classified together. The forward pass has a thread of its own, to which the others of the process give
-    way. After a change of bundles the one
-    before stays loaded, for the images that were prepared for it.
+    a crowd is classified together. The forward pass has a thread of its own, to which the process's others give way.
+    After a change of bundles the one before stays loaded, for the images that were prepared for it.
 
     Args:
         settings: Of the service.
