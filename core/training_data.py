@@ -34,10 +34,16 @@ class DataSettings(Settings):
 
     data: Path = Field(description="folder with one sub-folder per class")
     groups: str | None = Field(
-        None, description="CSV with the columns path and source, or folder:LEVEL, or name:PATTERN"
+        None,
+        description="which images show the same field or slide (a source), kept together in every split: a CSV with"
+        " the columns path (within DATA) and source; or a folder level, folder:1; or part of the name, name:^f[0-9]+",
     )
-    linked_groups: Path | None = Field(None, description="CSV with the columns source and same_as")
-    also: list[Path] = Field([], description="further class folders, of another microscope; images count as sources")
+    linked_groups: Path | None = Field(
+        None, description="CSV with the columns source and same_as: sources to be taken as one"
+    )
+    also: list[Path] = Field(
+        [], description="further class folders, of another microscope, each image a source of its own"
+    )
     also_half: Literal["even", "odd"] | None = Field(
         None, description="use every other image of --also only, in the order of their names"
     )

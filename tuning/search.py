@@ -54,37 +54,54 @@ _RETRIES = 2
 class SearchSettings(RunSettings):
     """Search learning rate, weight decay and StepLR settings on class folders (DATA/CLASS/**/IMAGE).
 
-    The first trial has the recipe's own values. Optuna's TPE proposes the others, ASHA stops the weak ones
-    early. SEARCH/best is the best trial as a bundle, SEARCH/report/index.html what a person opens, and
-    SEARCH/recipe.json the best values for train.py. No folder but DATA is read: TEST is for evaluate.py.
+    A trial is one training run with its own values. Part of DATA is kept out of all of them, and the trial with the
+    lowest validation loss there is the best. The first trial has the recipe's own values; by default Optuna's TPE
+    proposes the others from what it has seen, and ASHA stops the weak ones early.
+
+    In the folder that --out names: report/index.html, which a person opens; best/, the best trial's best epoch as a
+    bundle for classify.py and Serve; recipe.json, its values for train.py --recipe; trials.csv. Images that you keep
+    for a final test stay out of DATA: the search must not see them, evaluate.py does.
 
         python tuning/search.py my-cells --out my-search --groups groups.csv
         python tuning/search.py my-cells --out my-search --num-samples 100 --time-budget 7200 --gpus-per-trial 0.25
-        python tuning/search.py my-cells --out my-search --resume    (with the options it was begun with)
+        python tuning/search.py my-cells --out my-search --resume    (and the options it was begun with)
     """
 
     data: CliPositionalArg[Path] = Field(description="folder with one sub-folder per class")
     out: Path = Field(description="folder of the search; on a cluster, one that every node reaches")
     recipe: str = Field("cell-crop-step", description="cell-crop-step, cell-crop, notebook, or a JSON file")
-    num_samples: int = Field(20, ge=1, description="trials, the recipe's own among them; of a grid: repetitions")
-    time_budget: float | None = Field(None, gt=0, description="seconds after which nothing more is trained")
-    space: Path | None = Field(None, description="YAML file: what is varied; none: tuning/space.yaml, which shows how")
+    learning_rate: float | None = Field(None, gt=0, description="of the first trial, instead of the recipe's")
+    num_samples: int = Field(
+        20, ge=1, description="trials, the recipe's own among them; with a grid, how often its points are repeated"
+    )
+    time_budget: float | None = Field(
+        None, gt=0, description="seconds of training, after which trials under way end as they are"
+    )
+    space: Path | None = Field(
+        None, description="YAML file of what is varied; otherwise tuning/space.yaml, which shows how"
+    )
     search: Literal["tpe", "random", "grid"] = Field("tpe", description="who proposes: Optuna's TPE, chance, a grid")
     stopping: Literal["asha", "none"] = Field("asha", description="who stops weak trials early")
     grace_period: int | None = Field(
-        None, ge=1, description="epochs before a trial may be stopped; none: one more than the smallest step size"
+        None, ge=1, description="epochs before a trial may be stopped; otherwise one more than the smallest step size"
     )
-    reduction_factor: int = Field(3, ge=2, description="ASHA lets one trial in so many go on")
-    cpus_per_trial: float | None = Field(None, gt=0, description="none: what keeps every core busy")
+    reduction_factor: int = Field(3, ge=2, description="of so many trials, ASHA lets the best one go on")
+    cpus_per_trial: float | None = Field(None, gt=0, description="otherwise as many as keep every core busy")
     gpus_per_trial: float | None = Field(
-        None, ge=0, description="may be a fraction; none: up to four trials share a GPU"
+        None, ge=0, description="may be a fraction; otherwise up to four trials share each GPU"
     )
-    max_concurrent: int | None = Field(None, ge=1, description="trials at once; none: what the cluster holds")
-    threads: int | None = Field(None, ge=1, description="torch threads per trial; none: its CPUs")
-    address: str | None = Field(None, description="of a Ray cluster; none: the job's, or a private one")
-    mlflow: bool = Field(False, description="log to MLflow too, where MLFLOW_TRACKING_URI says, or SEARCH/mlflow.db")
+    max_concurrent: int | None = Field(
+        None, ge=1, description="trials at once; otherwise as many as machine or cluster hold"
+    )
+    threads: int | None = Field(None, ge=1, description="torch threads per trial; otherwise its CPUs")
+    address: str | None = Field(
+        None,
+        description="HOST:PORT of a Ray cluster that reaches DATA and --out; otherwise the job's, or this machine",
+    )
+    mlflow: bool = Field(False, description="log to MLflow too, where MLFLOW_TRACKING_URI says, or mlflow.db in --out")
     resume: bool = Field(
-        False, description="continue a search that was killed; Ray Tune's state is a pickle, so only one that you trust"
+        False,
+        description="continue a killed search, with the same options; never a stranger's: Ray's state is a pickle",
     )
 
 
