@@ -35,8 +35,9 @@ class DataSettings(Settings):
     data: Path = Field(description="folder with one sub-folder per class")
     groups: str | None = Field(
         None,
-        description="which images show the same field or slide (a source), kept together in every split: a CSV with"
-        " the columns path (within DATA) and source; or a folder level, folder:1; or part of the name, name:^f[0-9]+",
+        description="which images show the same field or slide (a source), kept together in every split, without"
+        " which results look too good: a CSV with the columns path (within DATA) and source; or a folder level,"
+        " folder:1; or what the file names share, a regular expression in quotes, 'name:^S[0-9]+'",
     )
     linked_groups: Path | None = Field(
         None, description="CSV with the columns source and same_as: sources to be taken as one"
@@ -47,7 +48,7 @@ class DataSettings(Settings):
     also_half: Literal["even", "odd"] | None = Field(
         None, description="use every other image of --also only, in the order of their names"
     )
-    outliers: list[str] = Field([], description="class folders of --also that are taught as none of the classes")
+    outliers: list[str] = Field([], description="class folders of --also, of cells of no class here: taught as such")
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,11 @@ class RunSettings(DataSettings):
     """The options that decide a training run."""
 
     recipe: str = Field("cell-crop", description="cell-crop, cell-crop-step, notebook, or a JSON file")
-    weights: str = Field("imagenet", description="start from: imagenet, none, or a .safetensors or .pth file")
+    weights: str = Field(
+        "imagenet",
+        description="start from: imagenet (downloaded once), or, offline, a .safetensors or .pth file of torchvision's"
+        " ResNet18, or none",
+    )
     validation_share: float = Field(0.15, gt=0, le=0.5, description="share of the images kept for validation")
     risk: float = Field(0.05, gt=0, lt=1, description="error rate aimed at among the cells that are not flagged")
     epochs: int | None = Field(None, ge=1, description="instead of the recipe's")

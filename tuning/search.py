@@ -35,7 +35,7 @@ from core.training_run import RunSettings
 from tuning.ledger import Ledger, write_json
 from tuning.report import write_report
 from tuning.space import Space, load_space
-from tuning.stopping import ResumableASHA
+from tuning.stopping import ResumableASHA, TimeBudget
 from tuning.trial import SharedImages, TrialData, keep_weights, run_trial
 from tuning.watch import Watch
 from tuning.winner import write_winner
@@ -64,7 +64,7 @@ class SearchSettings(RunSettings):
 
         python tuning/search.py my-cells --out my-search --groups groups.csv
         python tuning/search.py my-cells --out my-search --num-samples 100 --time-budget 7200 --gpus-per-trial 0.25
-        python tuning/search.py my-cells --out my-search --resume    (and the options it was begun with)
+        python tuning/search.py my-cells --out my-search --groups groups.csv --resume
     """
 
     data: CliPositionalArg[Path] = Field(description="folder with one sub-folder per class")
@@ -72,20 +72,27 @@ class SearchSettings(RunSettings):
     recipe: str = Field("cell-crop-step", description="cell-crop-step, cell-crop, notebook, or a JSON file")
     learning_rate: float | None = Field(None, gt=0, description="of the first trial, instead of the recipe's")
     num_samples: int = Field(
-        20, ge=1, description="trials, the recipe's own among them; with a grid, how often its points are repeated"
+        20,
+        ge=1,
+        description="number of trials, the recipe's own among them; with a grid, how often its points are repeated",
     )
     time_budget: float | None = Field(
-        None, gt=0, description="seconds of training, after which trials under way end as they are"
+        None,
+        gt=0,
+        description="seconds for all trials together (8 hours: 28800); then those under way end as they are, and the"
+        " report follows; --resume counts on",
     )
     space: Path | None = Field(
-        None, description="YAML file of what is varied; otherwise tuning/space.yaml, which shows how"
+        None, description="YAML file of the settings that are varied; otherwise tuning/space.yaml, to be copied"
     )
-    search: Literal["tpe", "random", "grid"] = Field("tpe", description="who proposes: Optuna's TPE, chance, a grid")
-    stopping: Literal["asha", "none"] = Field("asha", description="who stops weak trials early")
+    search: Literal["tpe", "random", "grid"] = Field(
+        "tpe", description="how values are proposed: tpe learns from earlier trials; grid: all that --space lists"
+    )
+    stopping: Literal["asha", "none"] = Field("asha", description="what stops weak trials early")
     grace_period: int | None = Field(
         None, ge=1, description="epochs before a trial may be stopped; otherwise one more than the smallest step size"
     )
-    reduction_factor: int = Field(3, ge=2, description="of so many trials, ASHA lets the best one go on")
+    reduction_factor: int = Field(3, ge=2, description="3: the best third goes on whenever ASHA looks")
     cpus_per_trial: float | None = Field(None, gt=0, description="otherwise as many as keep every core busy")
     gpus_per_trial: float | None = Field(
         None, ge=0, description="may be a fraction; otherwise up to four trials share each GPU"
@@ -96,12 +103,14 @@ class SearchSettings(RunSettings):
     threads: int | None = Field(None, ge=1, description="torch threads per trial; otherwise its CPUs")
     address: str | None = Field(
         None,
-        description="HOST:PORT of a Ray cluster that reaches DATA and --out; otherwise the job's, or this machine",
+        description="HOST:PORT of a Ray cluster that reaches DATA and --out; otherwise the cluster that the command"
+        " is a job of, or this machine",
     )
     mlflow: bool = Field(False, description="log to MLflow too, where MLFLOW_TRACKING_URI says, or mlflow.db in --out")
     resume: bool = Field(
         False,
-        description="continue a killed search, with the same options; never a stranger's: Ray's state is a pickle",
+        description="continue a killed search: the same command and --resume; never a folder from a stranger, whose"
+        " code could run here",
     )
 
 
@@ -221,7 +230,6 @@ def _tuner(settings: SearchSettings, prepared: _Prepared, plan: WorkerPlan, trai
         scheduler=_scheduler(settings, config, space),
         num_samples=settings.num_samples,
         max_concurrent_trials=plan.workers if settings.search == "tpe" else None,
-        time_budget_s=settings.time_budget,
         reuse_actors=True,
         trial_dirname_creator=lambda trial: trial.trial_id,
     )
@@ -229,8 +237,9 @@ def _tuner(settings: SearchSettings, prepared: _Prepared, plan: WorkerPlan, trai
         name="tune",
         storage_path=str(settings.out),
         failure_config=tune.FailureConfig(max_failures=_RETRIES),
+        stop=TimeBudget(settings.out / RECORD),
         callbacks=[
-            Watch(settings.out, epochs=config.epochs, keep=config.keep, budget=settings.time_budget),
+            Watch(settings.out, epochs=config.epochs, keep=config.keep),
             *_mlflow(settings),
         ],
         verbose=0,

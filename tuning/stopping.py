@@ -1,10 +1,13 @@
-"""Early stopping that survives a restart."""
+"""What ends trials and the search early, and survives a restart."""
 
 from __future__ import annotations
 
+import json
+import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from ray.tune import Stopper
 from ray.tune.schedulers import ASHAScheduler
 
 from tuning.ledger import Ledger
@@ -12,7 +15,7 @@ from tuning.ledger import Ledger
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["ResumableASHA"]
+__all__ = ["ResumableASHA", "TimeBudget"]
 
 
 class ResumableASHA(ASHAScheduler):
@@ -47,3 +50,36 @@ class ResumableASHA(ASHAScheduler):
         """Decide whether a trial goes on."""
         action = super().on_trial_result(tune_controller, trial, result)
         return self.CONTINUE if trial.config == self._spared else action
+
+
+class TimeBudget(Stopper):
+    """Ends the search when its trials together have had their time; pauses of a killed search do not count.
+
+    Ray Tune's own would go on with the budget that the search was begun with, whatever ``--resume`` is given.
+
+    Args:
+        record: File of the search's record, whose settings hold the budget of this run, in seconds or null.
+    """
+
+    def __init__(self, record: Path) -> None:
+        self._record, self._spent = record, 0.0
+        self._checked: float | None = None
+        self._seconds: float | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the clock of this process."""
+        return {**vars(self), "_checked": None}
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002 - Ray Tune's signature
+        """End no trial for itself."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether the time is up."""
+        now = time.monotonic()
+        if self._checked is None:
+            self._seconds = json.loads(self._record.read_text(encoding="utf-8"))["settings"]["time_budget"]
+        else:
+            self._spent += now - self._checked
+        self._checked = now
+        return self._seconds is not None and self._spent >= self._seconds

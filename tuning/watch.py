@@ -34,11 +34,10 @@ class Watch(Callback):
         folder: Of the search.
         epochs: Of a whole trial.
         keep: Which weights of a trial are kept, ``best`` or ``last``.
-        budget: Seconds that the search may take, for the words of who was stopped by it.
     """
 
-    def __init__(self, folder: Path, *, epochs: int, keep: str, budget: float | None) -> None:
-        self._folder, self._epochs, self._keep, self._budget = folder, epochs, keep, budget
+    def __init__(self, folder: Path, *, epochs: int, keep: str) -> None:
+        self._folder, self._epochs, self._keep = folder, epochs, keep
         self._ledger: Ledger | None = None
         self._live: Live | None = None
 
@@ -82,7 +81,7 @@ class Watch(Callback):
         """Note why a trial ended, and keep only what is needed of it."""
         last, before = trial.last_result or {}, self._note(trials, trial)
         state: State = last.get("ends") or "stopped"
-        reason = last.get("reason") or before.reason or ("time budget" if self._budget else "stopped")
+        reason = last.get("reason") or before.reason or "time budget"
         record = self._note(trials, trial, state=state, reason=reason)
         folder = self._folder / "trials" / trial.trial_id
         keep_weights(folder, record.outcome(), usable=record.usable, keep=self._keep)

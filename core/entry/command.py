@@ -27,6 +27,7 @@ _COMMAND_LINE = SettingsConfigDict(
     cli_hide_none_type=True,
     cli_enforce_required=True,
     cli_avoid_json=True,
+    cli_parse_none_str="not given",
 )
 
 _Model = TypeVar("_Model", bound=Settings)
