@@ -36,6 +36,11 @@ __all__ = ["WORST", "SharedImages", "TrialData", "keep_weights", "kept_weights",
 WORST = 1e6
 """What a trial without a usable loss reports, so that the search keeps away from its values."""
 
+_NO_MEMORY = (
+    "can't allocate memory",  # torch on a CPU
+    "CUDA error: out of memory",  # the driver, as where a trial beside this one has taken the card
+    "_STATUS_ALLOC_FAILED",  # cuBLAS and cuDNN
+)
 CHECKPOINT, WEIGHTS, OUTCOME = "checkpoint.safetensors", "weights.safetensors", "outcome.json"
 
 
@@ -197,8 +202,8 @@ def _trainer(config: dict[str, Any], data: TrialData, folder: Path) -> Trainer:
 
 
 def _is_memory(error: Exception) -> bool:
-    """Whether the machine or the GPU ran out of memory; on a CPU torch says so in a plain RuntimeError."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+    """Whether the machine or the GPU ran out of memory, which not only torch's own allocator says."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(said in str(error) for said in _NO_MEMORY)
 
 
 def keep_weights(folder: Path, outcome: Mapping[str, Any], *, usable: bool, keep: str) -> None:
