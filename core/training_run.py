@@ -47,8 +47,8 @@ class RunSettings(DataSettings):
     recipe: str = Field("cell-crop", description="cell-crop, cell-crop-step, notebook, or a JSON file")
     weights: str = Field(
         "imagenet",
-        description="start from: imagenet (downloaded once), or, offline, a .safetensors or .pth file of torchvision's"
-        " ResNet18, or none",
+        description="start from: imagenet (downloaded once); a .safetensors or .pth file of torchvision's ResNet18,"
+        " where there is no internet; or none (random)",
     )
     validation_share: float = Field(0.15, gt=0, le=0.5, description="share of the images kept for validation")
     risk: float = Field(0.05, gt=0, lt=1, description="error rate aimed at among the cells that are not flagged")

@@ -31,7 +31,7 @@ def curves_png(records: Sequence[TrialRecord], best: int | None) -> bytes:
     figure = Figure(figsize=(10, 4), layout="constrained")
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for record in sorted(records, key=lambda record: (record.number == best, record.number == 0)):
-            named = {best: ("best", _BEST), 0: ("recipe", _FIRST)} if best else {0: ("recipe, best", _BEST)}
+            named = {0: ("recipe, best", _BEST)} if best == 0 else {best: ("best", _BEST), 0: ("recipe", _FIRST)}
             label, colour = named.get(record.number, ("", _OTHER))
             x = [epoch["epoch"] for epoch in record.epochs]
             y = [epoch[f"validation_{name}"] for epoch in record.epochs]
@@ -43,7 +43,8 @@ def curves_png(records: Sequence[TrialRecord], best: int | None) -> bytes:
         axes.set(xlabel="Epoch", ylabel=f"Validation {name}")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.25)
-        axes.legend(frameon=False)
+        if records:
+            axes.legend(frameon=False)
     return png(figure)
 
 

@@ -59,11 +59,12 @@ class SearchSettings(RunSettings):
     proposes the others from what it has seen, and ASHA stops the weak ones early.
 
     In the folder that --out names: report/index.html, which a person opens; best/, the best trial's best epoch as a
-    bundle for classify.py and Serve; recipe.json, its values for train.py --recipe; trials.csv. Images that you keep
-    for a final test stay out of DATA: the search must not see them, evaluate.py does.
+    bundle for classify.py and Serve; recipe.json, its values for train.py --recipe; trials.csv; tune/, Ray Tune's own
+    state, and logs for TensorBoard. Images that you keep for a final test stay out of DATA: the search must not see
+    them, evaluate.py does.
 
         python tuning/search.py my-cells --out my-search --groups groups.csv
-        python tuning/search.py my-cells --out my-search --num-samples 100 --time-budget 7200 --gpus-per-trial 0.25
+        python tuning/search.py my-cells --out my-search --groups groups.csv --num-samples 200 --time-budget 28800
         python tuning/search.py my-cells --out my-search --groups groups.csv --resume
     """
 
@@ -71,19 +72,23 @@ class SearchSettings(RunSettings):
     out: Path = Field(description="folder of the search; on a cluster, one that every node reaches")
     recipe: str = Field("cell-crop-step", description="cell-crop-step, cell-crop, notebook, or a JSON file")
     learning_rate: float | None = Field(None, gt=0, description="of the first trial, instead of the recipe's")
-    num_samples: int = Field(
-        20,
+    num_samples: int | None = Field(
+        None,
         ge=1,
-        description="number of trials, the recipe's own among them; with a grid, how often its points are repeated",
+        description="number of trials, the recipe's own among them; these or --time-budget, whichever is first, end the"
+        " search; otherwise 20; with a grid, repetitions of its points, otherwise 1",
     )
     time_budget: float | None = Field(
         None,
         gt=0,
-        description="seconds for all trials together (8 hours: 28800); then those under way end as they are, and the"
-        " report follows; --resume counts on",
+        description="seconds for all trials together (8 hours: 28800); those under way are then stopped, each with its"
+        " best epoch so far, and the report is written; after --resume, only what is left of it is used",
     )
+    seed: int = Field(0, ge=0, description="of the split, the weights, the augmentation and the proposals")
     space: Path | None = Field(
-        None, description="YAML file of the settings that are varied; otherwise tuning/space.yaml, to be copied"
+        None,
+        description="YAML file of what is varied; otherwise tuning/space.yaml: copy it, and add for example"
+        " batch_size: {choice: [16, 32, 64]}",
     )
     search: Literal["tpe", "random", "grid"] = Field(
         "tpe", description="how values are proposed: tpe learns from earlier trials; grid: all that --space lists"
@@ -92,10 +97,17 @@ class SearchSettings(RunSettings):
     grace_period: int | None = Field(
         None, ge=1, description="epochs before a trial may be stopped; otherwise one more than the smallest step size"
     )
-    reduction_factor: int = Field(3, ge=2, description="3: the best third goes on whenever ASHA looks")
+    reduction_factor: int = Field(
+        3,
+        ge=2,
+        description="3: after the grace period G, 3 G, 9 G ... a trial goes on if it is in the best third of those that"
+        " have come so far",
+    )
     cpus_per_trial: float | None = Field(None, gt=0, description="otherwise as many as keep every core busy")
     gpus_per_trial: float | None = Field(
-        None, ge=0, description="may be a fraction; otherwise up to four trials share each GPU"
+        None,
+        ge=0,
+        description="0.5: two trials share a GPU; otherwise up to four do; 1 where its memory is too small for more",
     )
     max_concurrent: int | None = Field(
         None, ge=1, description="trials at once; otherwise as many as machine or cluster hold"
@@ -103,15 +115,20 @@ class SearchSettings(RunSettings):
     threads: int | None = Field(None, ge=1, description="torch threads per trial; otherwise its CPUs")
     address: str | None = Field(
         None,
-        description="HOST:PORT of a Ray cluster that reaches DATA and --out; otherwise the cluster that the command"
-        " is a job of, or this machine",
+        description="HOST:PORT of a Ray cluster, from one of its nodes, each of which reaches DATA and --out;"
+        " otherwise the cluster that the command is a job of, or this machine",
     )
     mlflow: bool = Field(False, description="log to MLflow too, where MLFLOW_TRACKING_URI says, or mlflow.db in --out")
     resume: bool = Field(
         False,
-        description="continue a killed search: the same command and --resume; never a folder from a stranger, whose"
-        " code could run here",
+        description="continue a killed search: add it to the same command (another --time-budget may be given); never"
+        " in a folder from a stranger, whose code could run here",
     )
+
+    @property
+    def repetitions(self) -> int:
+        """Ray Tune's ``num_samples``: the number of trials, or of rounds through the grid."""
+        return self.num_samples or (1 if self.search == "grid" else 20)
 
 
 @dataclass(frozen=True)
@@ -228,7 +245,7 @@ def _tuner(settings: SearchSettings, prepared: _Prepared, plan: WorkerPlan, trai
         mode="min",
         search_alg=proposer,
         scheduler=_scheduler(settings, config, space),
-        num_samples=settings.num_samples,
+        num_samples=settings.repetitions,
         max_concurrent_trials=plan.workers if settings.search == "tpe" else None,
         reuse_actors=True,
         trial_dirname_creator=lambda trial: trial.trial_id,
@@ -316,7 +333,7 @@ def _identity(settings: SearchSettings, run: TrainingRun, space: Space) -> dict[
             for name in (
                 "weights",
                 "validation_share",
-                "num_samples",
+                "repetitions",
                 "search",
                 "stopping",
                 "grace_period",

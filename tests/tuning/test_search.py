@@ -143,7 +143,7 @@ def test_another_search_is_not_continued(searched: Path, cells: Path, tmp_path: 
 def test_trials_that_break_do_not_break_the_search(cells: Path, tmp_path: Path, cluster: None) -> None:
     """A learning rate of 1000 diverges; a batch of fifty million images is more than any memory."""
     text = "learning_rate: {grid_search: [1000, 0.001]}\nbatch_size: {grid_search: [16, 50000000]}"
-    options = {"space": written(tmp_path, text), "search": "grid", "num_samples": 1, "epochs": 1, "stopping": "none"}
+    options = {"space": written(tmp_path, text), "search": "grid", "num_samples": None, "epochs": 1, "stopping": "none"}
     assert search(settings(cells, tmp_path / "out", **options)) == 1
     trials = Ledger(tmp_path / "out").ordered()
     states = {(trial.values["learning_rate"], trial.values["batch_size"]): trial for trial in trials}
@@ -170,8 +170,14 @@ def test_a_search_without_any_result_says_so(cells: Path, tmp_path: Path, cluste
 
 
 @pytest.mark.slow
+def test_a_search_that_had_no_time_says_so(cells: Path, tmp_path: Path, cluster: None) -> None:
+    assert search(settings(cells, tmp_path / "out", time_budget=0.001)) == 1
+    assert "No trial ended with weights" in (tmp_path / "out" / "report" / "index.html").read_text()
+
+
+@pytest.mark.slow
 def test_the_time_budget_ends_a_search_with_what_there_is(cells: Path, tmp_path: Path, cluster: None) -> None:
-    options = {"num_samples": 50, "epochs": 200, "time_budget": 12.0, "stopping": "none"}
+    options = {"num_samples": 50, "epochs": 200, "time_budget": 30.0, "stopping": "none"}
     assert search(settings(cells, tmp_path / "out", **options)) == 0
     trials = Ledger(tmp_path / "out").ordered()
     assert 1 <= len(trials) < 50
