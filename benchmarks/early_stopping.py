@@ -1,6 +1,6 @@
 """What ASHA saves and what it costs: the same random trials with and without it, at the same seeds.
 
-python benchmarks/early_stopping.py DATA [--groups sources.csv] [--seeds 2] [--trials 12] [--epochs 9]
+python benchmarks/early_stopping.py DATA [--groups sources.csv] [--seeds 0 1] [--trials 12] [--epochs 9]
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="class folders")
     parser.add_argument("--groups")
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--epochs", type=int, default=9)
     parser.add_argument("--samples", type=int, default=1280, help="per epoch")
@@ -33,7 +33,7 @@ def main() -> None:
         content["training"] |= {"epochs": options.epochs, "samples_per_epoch": options.samples}
         recipe = Path(folder) / "recipe.json"
         recipe.write_text(json.dumps(content))
-        for seed in range(options.seeds):
+        for seed in options.seeds:
             whole, stopped = (search(options, recipe, Path(folder), seed, kind) for kind in ("none", "asha"))
             saved = 1 - stopped[0] / whole[0]
             print(
