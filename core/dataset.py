@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from sklearn.model_selection import StratifiedGroupKFold
 from torchvision.datasets.folder import find_classes, make_dataset
 
 from core.decoder import decode
 from core.errors import DataError, ImageError
 from core.preprocessing import Prepared, Preprocessing, crop_with_margin
+from core.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,6 +33,7 @@ __all__ = [
     "ClassFolders",
     "ImageSet",
     "Sample",
+    "SourceSettings",
     "Unreadable",
     "folds_by_source",
     "join_images",
@@ -50,6 +53,20 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 
 _SPLIT = re.compile(r"(train|test|val|valid|validation|dev|eval|holdout|fold)(?![a-z])", re.IGNORECASE)
 _RESERVED = {"", "accuracy", "macro avg", "weighted avg", "flagged", "errors"}
+
+
+class SourceSettings(Settings):
+    """The options of `ClassFolders.with_sources`."""
+
+    groups: str | None = Field(
+        None,
+        description="which images show the same field or slide (a source), kept together in every split, without"
+        " which results look too good: a CSV with the columns path (within DATA) and source; or a folder level,"
+        " folder:1; or what a regular expression, in quotes, finds in the file name, 'name:^S[0-9]+'",
+    )
+    linked_groups: Path | None = Field(
+        None, description="CSV with the columns source and same_as: sources to be taken as one"
+    )
 
 
 @dataclass(frozen=True, slots=True)

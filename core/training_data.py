@@ -13,13 +13,13 @@ from core.dataset import (
     OUTLIER,
     ClassFolders,
     ImageSet,
+    SourceSettings,
     folds_by_source,
     join_images,
     load_images,
     read_class_folders,
 )
 from core.errors import SettingsError
-from core.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,19 +29,10 @@ if TYPE_CHECKING:
 __all__ = ["DataSettings", "TrainingData"]
 
 
-class DataSettings(Settings):
+class DataSettings(SourceSettings):
     """The options that name the data."""
 
     data: Path = Field(description="folder with one sub-folder per class")
-    groups: str | None = Field(
-        None,
-        description="which images show the same field or slide (a source), kept together in every split, without"
-        " which results look too good: a CSV with the columns path (within DATA) and source; or a folder level,"
-        " folder:1; or what the file names share, a regular expression in quotes, 'name:^S[0-9]+'",
-    )
-    linked_groups: Path | None = Field(
-        None, description="CSV with the columns source and same_as: sources to be taken as one"
-    )
     also: list[Path] = Field(
         [], description="further class folders, of another microscope, each image a source of its own"
     )

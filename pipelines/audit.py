@@ -79,7 +79,7 @@ class AuditSettings(Settings):
         None, description="CSV with the columns source and same_as, for --compare: sources that show the same cell"
     )
     pictures: int = Field(60, ge=0, le=1000, description="most pairs of each kind that the page shows")
-    threads: int | None = Field(None, ge=1, description="threads (default: all cores)")
+    threads: int | None = Field(None, ge=1, description="threads; otherwise all cores")
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,14 +63,16 @@ class ClassifySettings(Settings):
     limit: int | None = Field(None, ge=1, description="classify only the first so many images")
     resume: bool = Field(False, description="continue the run in RUN; finished work is kept")
     max_error_rate: float = Field(0.05, ge=0, le=1, description="share of unreadable files above which to exit with 1")
-    workers: int | None = Field(None, ge=1, description="worker processes (default: one per GPU, else one per CPU)")
+    workers: int | None = Field(None, ge=1, description="worker processes; otherwise one per GPU, else one per CPU")
     cpus_per_worker: float | None = Field(None, gt=0, description="logical CPUs that each worker reserves")
     gpus_per_worker: float | None = Field(None, ge=0, description="GPUs that each worker reserves; 0: use CPUs only")
     threads: int | None = Field(None, ge=1, description="torch threads of each worker")
-    part_size: int | None = Field(None, ge=1, le=4096, description="images per unit of work (default: 64, GPU 512)")
+    part_size: int | None = Field(
+        None, ge=1, le=4096, description="images per unit of work; otherwise 64, on a GPU 512"
+    )
     report_cells: int = Field(200, ge=1, description="thumbnails that the report shows per slide and class")
     drawn: bool = Field(False, description="say in the report that the images are drawings")
-    address: str | None = Field(None, description="Ray cluster (default: the job's, RAY_ADDRESS, else a private one)")
+    address: str | None = Field(None, description="Ray cluster; otherwise the job's, RAY_ADDRESS, else a private one")
 
 
 def classify(settings: ClassifySettings) -> int:

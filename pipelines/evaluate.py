@@ -22,7 +22,7 @@ from sklearn.model_selection import train_test_split
 
 from core.bundle import Bundle, load_bundle
 from core.cell import find_white_cell
-from core.dataset import ClassFolders, Sample, Unreadable, read_class_folders, read_picture
+from core.dataset import ClassFolders, Sample, SourceSettings, Unreadable, read_class_folders, read_picture
 from core.entry.command import refuse_existing, run_command
 from core.entry.page import render
 from core.entry.progress import Progress, say
@@ -32,7 +32,6 @@ from core.localisation import Pointing, point
 from core.overlay import encode_jpeg, panel, shrink_to
 from core.plots import confusion_png, ood_png, reliability_png, risk_coverage_png
 from core.predictor import Predictor, choose_device
-from core.settings import Settings
 from core.tables import write_table
 from pipelines.record import check_look, record_look
 
@@ -50,7 +49,7 @@ _BATCH = 64
 _MISTAKE_WIDTH = 320
 
 
-class EvaluateSettings(Settings):
+class EvaluateSettings(SourceSettings):
     """Measure a bundle on class folders (DATA/CLASS/**/IMAGE) and write tables, pictures and a page.
 
     Every score stands at two levels, images and sources (the microscope fields that the images are views of),
@@ -60,10 +59,6 @@ class EvaluateSettings(Settings):
     bundle: CliPositionalArg[Path] = Field(description="folder of the bundle")
     data: CliPositionalArg[Path] = Field(description="folder with one sub-folder per class")
     out: Path = Field(description="folder of the report")
-    groups: str | None = Field(
-        None, description="CSV with the columns path and source, or folder:LEVEL, or name:PATTERN"
-    )
-    linked_groups: Path | None = Field(None, description="CSV with the columns source and same_as")
     unknown: list[str] = Field([], description="class folders of DATA that the bundle does not know, as outliers")
     half: Literal["even", "odd"] | None = Field(
         None, description="measure every other image of each class only, in the order of their names"
@@ -77,7 +72,7 @@ class EvaluateSettings(Settings):
     record: str | None = Field(None, description="write this look into the bundle's metrics and card, by this name")
     seed: int = Field(0, ge=0, description="of the resampling and of the notebook's split")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    threads: int | None = Field(None, ge=1, description="torch and decoding threads (default: all cores)")
+    threads: int | None = Field(None, ge=1, description="torch and decoding threads; otherwise all cores")
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ class TrainSettings(RunSettings):
     out: Path = Field(description="folder of the new bundle")
     folds: int = Field(0, ge=0, le=20, description="train on everything, validate out of fold; 0: one validation set")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    threads: int | None = Field(None, ge=1, description="torch and decoding threads (default: all cores)")
+    threads: int | None = Field(None, ge=1, description="torch and decoding threads; otherwise all cores")
     samples: int = Field(8, ge=0, le=64, description="Grad-CAM sample pictures in the bundle")
     resume: bool = Field(False, description="continue a run that was killed")
 

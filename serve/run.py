@@ -52,7 +52,7 @@ class RunSettings(ServeSettings):
 
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every network")
     port: int = Field(8000, ge=1, le=65535, description="port to listen on")
-    address: str | None = Field(None, description="of a Ray cluster; none: a private one on this machine")
+    address: str | None = Field(None, description="of a Ray cluster; otherwise a private one on this machine")
 
 
 def run(options: RunSettings) -> int:

@@ -39,7 +39,7 @@ class ServeSettings(Settings):
     replicas: int = Field(1, ge=1, description="classifiers that run at the least")
     max_replicas: int = Field(0, ge=0, description="classifiers that Serve may scale up to; 0: no scaling")
     gpus_per_replica: float | None = Field(
-        None, ge=0, description="fractions share a GPU; none: 1 where the cluster has GPUs"
+        None, ge=0, description="fractions share a GPU; otherwise 1 where the cluster has GPUs"
     )
     cpus_per_replica: float = Field(1.0, gt=0, description="logical CPUs that a classifier reserves")
     ingress_replicas: int = Field(1, ge=1, description="processes that take requests and decode images")
