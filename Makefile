@@ -53,7 +53,7 @@ model: .venv/installed ## train the shipped bundle anew, into models/new (move i
 
 figures: .venv/installed ## measure the shipped bundle anew and write its card and the README's table
 	@rm -rf runs/figures
-	@$(BIN)/python pipelines/figures.py $(SHARED) --out runs/figures
+	@$(BIN)/python tools/figures.py $(SHARED) --out runs/figures
 
 clean: ## remove what demo and tests made; the environment stays
 	rm -rf demo .pytest_cache .ruff_cache

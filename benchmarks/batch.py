@@ -31,12 +31,12 @@ import torch
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-from core.bundle import load_bundle
-from core.decoder import decode
-from core.gradcam import normalise_maps, one_pass_gradcam
-from core.network import fold_batch_norm, forward
-from pipelines.slides import list_slides
-from pipelines.storage import open_folder
+from core.images.decoder import decode
+from core.model.bundle import load_bundle
+from core.model.engine import fold_batch_norm, forward
+from core.model.gradcam import normalise_maps, one_pass_gradcam
+from pipelines.classification.slides import list_slides
+from pipelines.classification.storage import open_folder
 
 BATCH = 32
 

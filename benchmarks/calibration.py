@@ -6,7 +6,7 @@ EVALUATION is what `pipelines/evaluate.py` wrote. The network keeps its confiden
 with exactly that probability; views of one field share their fate through a Gaussian copula (a normal deviate for the
 field, of weight rho, one for the image, of weight 1 - rho). Which rho the data show is read off the share of the
 squared residuals (right - confidence) that is common to a field's views. Prints, per rho, that share, the expected
-calibration error and the share of errors among the least confident tenth, both as `core.evaluation` has them.
+calibration error and the share of errors among the least confident tenth, both as `core.evaluation.scores` has them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import numpy as np
 from scipy.stats import norm
 
-from core.evaluation import Predicted, evaluate
+from core.evaluation.scores import Predicted, evaluate
 
 LEVELS = (0.0, 0.5, 0.8, 0.9, 0.95)
 

@@ -29,7 +29,7 @@ sys.path[0] = str(PROJECT)
 
 import psutil
 
-from core.entry.cluster import WORKER_ENVIRONMENT
+from runtime.cluster import WORKER_ENVIRONMENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -23,10 +23,10 @@ import torch
 import uvicorn
 from fastapi import FastAPI, Request
 
-from core.bundle import load_bundle
-from core.prediction import Prediction
-from core.predictor import Predictor
-from core.preprocessing import Prepared
+from core.images.preprocessing import Prepared
+from core.model.bundle import load_bundle
+from core.model.prediction import Prediction
+from core.model.predictor import Predictor
 
 parser = argparse.ArgumentParser()
 parser.add_argument("server", choices=["fastapi", "litserve", "bentoml"])

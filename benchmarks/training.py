@@ -21,10 +21,11 @@ import torch
 from torch.nn import functional
 from torch.optim import AdamW
 
-from core.dataset import load_images, read_class_folders
-from core.network import build_network
-from core.recipe import load_recipe
-from core.training import Epoch, Trainer, has_bfloat16
+from core.data.class_folders import read_class_folders
+from core.data.image_set import load_images
+from core.model.network import build_network
+from core.training.recipe import load_recipe
+from core.training.trainer import Epoch, Trainer, has_bfloat16
 
 
 def main() -> None:

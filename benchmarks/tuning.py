@@ -26,7 +26,7 @@ sys.path.insert(0, str(PROJECT))
 import psutil
 import torch
 
-from core.training_run import RunSettings, TrainingRun
+from core.training.run import TrainingRun, TrainingSettings
 from tuning.space import configure
 
 MIB = 1024 * 1024
@@ -93,7 +93,7 @@ def watch(process: subprocess.Popen[str], memory: dict[int, tuple[int, int]]) ->
 def plain_loop(options: argparse.Namespace, out: Path, folder: Path) -> float:
     """Train what the search has trained, one trial after the other; return the seconds."""
     started = time.perf_counter()
-    settings = RunSettings.model_validate(
+    settings = TrainingSettings.model_validate(
         {
             "data": options.data,
             "recipe": "cell-crop-step",
@@ -118,7 +118,7 @@ def show_memory(out: Path, memory: dict[int, tuple[int, int]]) -> None:
     """Print what each of the trials at once took."""
     record = json.loads((out / "search.json").read_text())
     trials = json.loads((out / "trials.json").read_text())
-    side = RunSettings.model_validate({"data": ".", "recipe": "cell-crop-step"}).load_recipe()
+    side = TrainingSettings.model_validate({"data": ".", "recipe": "cell-crop-step"}).load_recipe()
     edge = round(side.preprocessing.height * side.training.augmentation.margin)
     shared = record["images"]["training"] * edge * edge * 3
     print(f"{len(trials)} trials at once; the images that they share: {shared / MIB:,.0f} MiB")

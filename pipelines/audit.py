@@ -28,25 +28,19 @@ from sklearn.metrics.cluster import pair_confusion_matrix
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
-from core.dataset import (
-    ClassFolders,
-    Sample,
-    Unreadable,
-    read_groups,
-    read_linked_groups,
-    read_picture,
-    read_splits,
-)
-from core.decoder import decode
-from core.entry.command import refuse_existing, run_command
-from core.entry.page import render
-from core.entry.progress import Progress, say
+from core.data.class_folders import ClassFolders, Sample, read_splits
+from core.data.groups import read_groups, read_linked_groups
+from core.data.image_set import Unreadable, read_picture
 from core.errors import DataError
-from core.grouping import ViewGroups
-from core.overlay import encode_jpeg, shrink_to
+from core.fields.features import Features, find_features
+from core.fields.grouping import ViewGroups
+from core.files import write_table
+from core.images.decoder import decode
+from core.images.overlay import encode_jpeg, shrink_to
 from core.settings import Settings
-from core.tables import write_table
-from core.views import Features, find_features
+from runtime.command import refuse_existing, run_command
+from runtime.pages import render
+from runtime.progress import Progress, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

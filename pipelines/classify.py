@@ -22,18 +22,18 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from core import __version__
-from core.bundle import Bundle, load_bundle
-from core.entry.cluster import WORKER_ENVIRONMENT, WorkerPlan, connected, plan_workers
-from core.entry.command import FAILED, run_command
-from core.entry.progress import Progress
 from core.errors import LeukorayError, SettingsError
+from core.model.bundle import Bundle, load_bundle
 from core.settings import Settings
-from pipelines.report import Report
-from pipelines.run_folder import RunFolder
-from pipelines.slides import Entry, list_slides, top_slide
-from pipelines.storage import Folder, open_folder
-from pipelines.summary import Slide, slides_csv, summarise
-from pipelines.worker import PartClassifier, WorkerSettings
+from pipelines.classification.report import Report
+from pipelines.classification.run_folder import RunFolder
+from pipelines.classification.slides import Entry, list_slides, top_slide
+from pipelines.classification.storage import Folder, open_folder
+from pipelines.classification.summary import Slide, slides_csv, summarise
+from pipelines.classification.worker import PartClassifier, WorkerSettings
+from runtime.cluster import WORKER_ENVIRONMENT, WorkerPlan, connected, plan_workers
+from runtime.command import FAILED, run_command
+from runtime.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

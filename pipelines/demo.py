@@ -14,11 +14,11 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from core.entry.command import run_command
 from core.errors import SettingsError
+from core.images.drawings import CLASS_NAMES, ODDITIES, draw_field
 from core.settings import Settings
-from core.synthetic import CLASS_NAMES, ODDITIES, draw_field
 from pipelines.classify import ClassifySettings, classify
+from runtime.command import run_command
 
 __all__ = ["DemoSettings", "draw_slides", "main"]
 

@@ -20,28 +20,30 @@ from pydantic_settings import CliPositionalArg
 from sklearn.metrics import classification_report
 from sklearn.model_selection import train_test_split
 
-from core.bundle import Bundle, load_bundle
-from core.cell import find_white_cell
-from core.dataset import ClassFolders, Sample, SourceSettings, Unreadable, read_class_folders, read_picture
-from core.entry.command import refuse_existing, run_command
-from core.entry.page import render
-from core.entry.progress import Progress, say
+from core.data.class_folders import ClassFolders, Sample, read_class_folders
+from core.data.groups import SourceSettings
+from core.data.image_set import Unreadable, read_picture
 from core.errors import DataError, SettingsError
-from core.evaluation import Comparison, Evaluation, Interval, Predicted, compare, evaluate, separation
-from core.localisation import Pointing, point
-from core.overlay import encode_jpeg, panel, shrink_to
-from core.plots import confusion_png, ood_png, reliability_png, risk_coverage_png
-from core.predictor import Predictor, choose_device
-from core.tables import write_table
-from pipelines.record import check_look, record_look
+from core.evaluation.localisation import Pointing, point
+from core.evaluation.plots import confusion_png, ood_png, reliability_png, risk_coverage_png
+from core.evaluation.scores import Comparison, Evaluation, Interval, Predicted, compare, evaluate, separation
+from core.files import write_table
+from core.images.cells import find_white_cell
+from core.images.overlay import encode_jpeg, panel, shrink_to
+from core.model.bundle import Bundle, load_bundle
+from core.model.predictor import Predictor, choose_device
+from pipelines.evaluating.record import check_look, record_look
+from runtime.command import refuse_existing, run_command
+from runtime.pages import render
+from runtime.progress import Progress, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from core.prediction import Prediction
-    from core.preprocessing import Prepared
+    from core.images.preprocessing import Prepared
+    from core.model.prediction import Prediction
 
 __all__ = ["EvaluateSettings", "main", "run"]
 

@@ -18,15 +18,16 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 from torch import nn
 
-from core.bundle import Bundle, load_bundle
-from core.entry.command import run_command
-from core.entry.progress import say
 from core.errors import SettingsError
-from core.network import fold_batch_norm, forward
+from core.files import replace_file
+from core.model.bundle import Bundle, load_bundle
+from core.model.engine import fold_batch_norm, forward
 from core.settings import Settings
+from runtime.command import run_command
+from runtime.progress import say
 
 if TYPE_CHECKING:
-    from core.preprocessing import Preprocessing
+    from core.images.preprocessing import Preprocessing
 
 __all__ = ["ExportSettings", "export", "main"]
 
@@ -109,10 +110,7 @@ def export(settings: ExportSettings) -> int:
     difference = _difference(onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"]), module)
     if difference > _LARGEST_DIFFERENCE:
         raise SettingsError("export-differs", f"onnxruntime's numbers differ from PyTorch's by {difference:.2g}.")
-    settings.out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = settings.out.with_name(f".{settings.out.name}.part")
-    temporary.write_bytes(content)
-    temporary.replace(settings.out)
+    replace_file(settings.out, content)
     say(f"{settings.out}: {len(content) / 1e6:.1f} MB; differs from PyTorch by at most {difference:.1e}")
     return 0
 

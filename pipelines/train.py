@@ -14,27 +14,27 @@ if __package__ in {None, ""}:  # started as a script: let the project's packages
 import numpy as np
 import torch
 from pydantic import Field
-from pydantic_settings import CliPositionalArg  # noqa: TC002 - pydantic reads it
+from pydantic_settings import CliPositionalArg
 
-from core.bundle import round_weights
-from core.entry.command import refuse_existing, run_command
-from core.entry.progress import Progress, say
-from core.entry.training import prepare_run
 from core.errors import SettingsError
-from core.overlay import encode_jpeg, panel
-from core.predictor import Predictor
-from core.training_run import KeptOut, RunSettings, TrainingRun
+from core.images.overlay import encode_jpeg, panel
+from core.model.bundle import round_weights
+from core.model.predictor import Predictor
+from core.training.run import KeptOut, TrainingRun, TrainingSettings
+from runtime.command import refuse_existing, run_command
+from runtime.progress import Progress, say
+from runtime.training import prepare_run
 
 if TYPE_CHECKING:
     from torchvision.models import ResNet
 
-    from core.bundle import Bundle
-    from core.training import Epoch, Trainer
+    from core.model.bundle import Bundle
+    from core.training.trainer import Epoch, Trainer
 
 __all__ = ["TrainSettings", "main", "train"]
 
 
-class TrainSettings(RunSettings):
+class TrainSettings(TrainingSettings):
     """Train ResNet18 on class folders (DATA/CLASS/**/IMAGE) and write a bundle with its metrics.
 
     Validation images are kept out by source where --groups names the sources. With --folds the bundle is

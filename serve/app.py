@@ -8,8 +8,8 @@ import ray
 from ray import serve as ray_serve
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
-from core.bundle import load_bundle
-from core.entry.cluster import WORKER_ENVIRONMENT
+from core.model.bundle import load_bundle
+from runtime.cluster import WORKER_ENVIRONMENT
 from serve.classifier import Classifier
 from serve.ingress import Ingress
 from serve.settings import ServeSettings, read_settings

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from pydantic import ConfigDict, Field, ValidationError
 
-from core.bundle import load_bundle
-from core.cell import Box
 from core.errors import LeukorayError, SettingsError
-from core.predictor import Predictor
-from core.preprocessing import Prepared
+from core.images.cells import Box
+from core.images.preprocessing import Prepared
+from core.model.bundle import load_bundle
+from core.model.predictor import Predictor
 from core.settings import Settings
 from serve.batcher import Batcher
 from serve.messages import Answer, Item, Model
@@ -26,8 +26,8 @@ from serve.priority import give_way
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from core.bundle import Bundle
-    from core.prediction import Prediction
+    from core.model.bundle import Bundle
+    from core.model.prediction import Prediction
     from serve.settings import ServeSettings
 
 __all__ = ["Classifier", "ModelConfig"]

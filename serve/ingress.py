@@ -14,8 +14,8 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from core import __version__
-from core.card import RESEARCH_ONLY
 from core.errors import LeukorayError
+from core.model.card import RESEARCH_ONLY
 from core.settings import describe_problems
 from serve import v1, v2
 from serve.errors import RequestError, error_response

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from core.prediction import Prediction
-    from core.preprocessing import Prepared, Preprocessing
+    from core.images.preprocessing import Prepared, Preprocessing
+    from core.model.prediction import Prediction
 
 __all__ = ["Answer", "Item", "Model"]
 

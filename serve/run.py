@@ -19,17 +19,17 @@ from pydantic import Field
 from ray import serve as ray_serve
 from ray.serve.config import HTTPOptions, ProxyLocation
 
-from core.entry.cluster import connected
-from core.entry.command import run_command
-from core.entry.progress import say
 from core.errors import SettingsError
+from runtime.cluster import connected
+from runtime.command import run_command
+from runtime.progress import say
 from serve.app import build
 from serve.settings import ServeSettings, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["RunSettings", "run"]
+__all__ = ["StandaloneSettings", "run"]
 
 _NAME = "leukoray"
 _OWN = {"host", "port", "address"}
@@ -44,7 +44,7 @@ _TUNED = {
 """Of a private cluster."""
 
 
-class RunSettings(ServeSettings):
+class StandaloneSettings(ServeSettings):
     """Classify white blood cells over HTTP, on Ray Serve.
 
     Each option can also stand in the environment (LEUKORAY_SERVE_BATCH_SIZE=16).
@@ -55,7 +55,7 @@ class RunSettings(ServeSettings):
     address: str | None = Field(None, description="of a Ray cluster; otherwise a private one on this machine")
 
 
-def run(options: RunSettings) -> int:
+def run(options: StandaloneSettings) -> int:
     """Serve until SIGINT or SIGTERM; return the exit code.
 
     Raises:
@@ -142,4 +142,4 @@ def _until_asked_to_stop() -> Generator[list[int]]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_command(RunSettings, run))
+    raise SystemExit(run_command(StandaloneSettings, run))

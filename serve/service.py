@@ -14,10 +14,10 @@ import numpy as np
 from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
-from core.decoder import MIN_SIDE, Picture, decode
 from core.errors import ImageError
-from core.overlay import DISPLAY_SIDE, encode_jpeg, encode_png, heatmap_layer, overlay, shrink_to
-from core.preprocessing import processing
+from core.images.decoder import MIN_SIDE, Picture, decode
+from core.images.overlay import DISPLAY_SIDE, encode_jpeg, encode_png, heatmap_layer, overlay, shrink_to
+from core.images.preprocessing import processing
 from serve.errors import BusyError, RequestError
 from serve.messages import Item
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from ray.serve.handle import DeploymentHandle
 
-    from core.cell import Box
-    from core.prediction import Prediction
-    from core.preprocessing import Prepared
+    from core.images.cells import Box
+    from core.images.preprocessing import Prepared
+    from core.model.prediction import Prediction
     from serve.messages import Answer, Model
     from serve.metrics import Metrics
     from serve.settings import ServeSettings

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from core.decoder import MAX_PIXELS
 from core.errors import SettingsError
+from core.images.decoder import MAX_PIXELS
 from core.settings import Settings, describe_problems
 
 if TYPE_CHECKING:

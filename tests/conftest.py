@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 import torch
 
-from core.bundle import Bundle, BundleRecord, load_bundle, save_bundle
-from core.cell import CellFinder
-from core.confidence import Confidence
-from core.network import build_network
-from core.preprocessing import Preprocessing
-from core.synthetic import CLASS_NAMES, draw_field
+from core.images.cells import CellFinder
+from core.images.drawings import CLASS_NAMES, draw_field
+from core.images.preprocessing import Preprocessing
+from core.model.bundle import Bundle, BundleRecord, load_bundle, save_bundle
+from core.model.confidence import Confidence
+from core.model.network import build_network
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from core.synthetic import CLASS_NAMES, draw_field
+from core.images.drawings import CLASS_NAMES, draw_field
 
 PROJECT = Path(__file__).resolve().parents[1]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from core.synthetic import draw_field
+from core.images.drawings import draw_field
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,8 +12,12 @@ PYPROJECT = (PROJECT / "pyproject.toml").read_text(encoding="utf-8")
 
 
 def test_packages_are_listed_and_typed() -> None:
-    (listed,) = re.findall(r"^packages = \[(.*)\]$", PYPROJECT, re.MULTILINE)
-    assert re.findall(r'"([\w.]+)"', listed) == ["core", "core.entry", "pipelines", "serve", "tuning"]
+    (listed,) = re.findall(r"^include = \[(.*\*.*)\]$", PYPROJECT, re.MULTILINE)
+    assert re.findall(r'"(\w+)\*"', listed) == ["core", "runtime", "pipelines", "serve", "tuning"]
+    for folder in {
+        path.parent for name in ("core", "runtime", "pipelines") for path in PROJECT.glob(f"{name}/**/*.py")
+    }:
+        assert (folder / "__init__.py").is_file()
     assert (PROJECT / "core" / "py.typed").is_file()
 
 
@@ -37,7 +41,9 @@ def test_functions_stay_small() -> None:
     import ast
 
     for path in (
-        path for package in ("core", "pipelines", "tuning", "serve") for path in PROJECT.glob(f"{package}/**/*.py")
+        path
+        for package in ("core", "runtime", "pipelines", "tuning", "serve", "tools")
+        for path in PROJECT.glob(f"{package}/**/*.py")
     ):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef):

@@ -18,9 +18,9 @@ import cv2
 import numpy as np
 import pytest
 
-from core.bundle import load_bundle
-from core.synthetic import CLASS_NAMES, draw_field
-from pipelines.figures import readme_table
+from core.images.drawings import CLASS_NAMES, draw_field
+from core.model.bundle import load_bundle
+from tools.figures import readme_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +37,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
     for name in (
         "core",
+        "runtime",
         "pipelines",
         "serve",
         "tuning",

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from core.files import replace_file, write_table
 from core.settings import Settings
-from core.tables import write_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,13 +103,13 @@ class Ledger:
         records = self.ordered()
         write_json(self._folder / TRIALS, [record.model_dump(mode="json") for record in records])
         names = sorted({name for record in records for name in record.values})
-        _replace_table(self._folder / "trials.csv", *_trial_table(records, names))
+        write_table(self._folder / "trials.csv", *_trial_table(records, names))
         rows = [
             [record.number, record.id, *(_plain(epoch.get(column)) for column in _EPOCH_COLUMNS)]
             for record in records
             for epoch in record.epochs
         ]
-        _replace_table(self._folder / "epochs.csv", ["trial", "id", *_EPOCH_COLUMNS], rows)
+        write_table(self._folder / "epochs.csv", ["trial", "id", *_EPOCH_COLUMNS], rows)
 
 
 def _trial_table(records: Sequence[TrialRecord], names: Sequence[str]) -> tuple[list[str], list[list[object]]]:
@@ -137,12 +136,4 @@ def _plain(value: float | None) -> object:
 
 def write_json(path: Path, content: object) -> None:
     """Write JSON so that the file is the old one or the new one, never half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
-
-
-def _replace_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    write_table(temporary, header, rows)
-    temporary.replace(path)
+    replace_file(path, json.dumps(content, indent=1, allow_nan=False) + "\n")

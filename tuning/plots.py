@@ -10,7 +10,7 @@ import numpy as np
 import optuna
 from matplotlib.figure import Figure
 
-from core.plots import png
+from core.evaluation.plots import png
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

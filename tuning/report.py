@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from core.entry.page import render
+from runtime.pages import render
 from tuning.plots import curves_png, parameter_plots
 
 if TYPE_CHECKING:

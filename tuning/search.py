@@ -19,19 +19,19 @@ if __package__ in {None, ""}:  # started as a script: let the project's packages
 import ray
 from optuna.samplers import TPESampler
 from pydantic import Field
-from pydantic_settings import CliPositionalArg  # noqa: TC002 - pydantic reads it
+from pydantic_settings import CliPositionalArg
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
 from core import __version__
-from core.entry.cluster import WorkerPlan, connected, plan_workers
-from core.entry.command import FAILED, refuse_existing, run_command
-from core.entry.progress import say
-from core.entry.training import prepare_run
 from core.errors import SettingsError
-from core.training_run import RunSettings
+from core.training.run import TrainingSettings
+from runtime.cluster import WorkerPlan, connected, plan_workers
+from runtime.command import FAILED, refuse_existing, run_command
+from runtime.progress import say
+from runtime.training import prepare_run
 from tuning.ledger import Ledger, write_json
 from tuning.report import write_report
 from tuning.space import Space, load_space
@@ -41,8 +41,8 @@ from tuning.watch import Watch
 from tuning.winner import write_winner
 
 if TYPE_CHECKING:
-    from core.training import TrainingConfig
-    from core.training_run import TrainingRun
+    from core.training.config import TrainingConfig
+    from core.training.run import TrainingRun
 
 __all__ = ["SearchSettings", "main", "search"]
 
@@ -51,7 +51,7 @@ _PER_GPU = 4
 _RETRIES = 2
 
 
-class SearchSettings(RunSettings):
+class SearchSettings(TrainingSettings):
     """Search learning rate, weight decay and StepLR settings on class folders (DATA/CLASS/**/IMAGE).
 
     A trial is one training run with its own values. Part of DATA is kept out of all of them, and the trial with the

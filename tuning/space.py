@@ -13,7 +13,7 @@ from ray import tune
 from ray.tune.search.sample import Categorical, Domain, Float, Integer
 
 from core.errors import SettingsError
-from core.training import TrainingConfig
+from core.training.config import TrainingConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

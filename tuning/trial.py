@@ -13,11 +13,12 @@ import torch
 from ray import tune
 from safetensors.torch import load_file, save_file
 
-from core.checkpoint import load_checkpoint
-from core.dataset import ImageSet
+from core.data.image_set import ImageSet
 from core.errors import DataError
-from core.network import build_network
-from core.training import Epoch, Trainer
+from core.files import replacing
+from core.model.network import build_network
+from core.training.checkpoint import load_checkpoint
+from core.training.trainer import Epoch, Trainer
 from tuning.ledger import write_json
 from tuning.space import configure
 
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from core.dataset import Sample
-    from core.recipe import Recipe
+    from core.data.class_folders import Sample
+    from core.training.recipe import Recipe
 
 __all__ = ["WORST", "SharedImages", "TrialData", "keep_weights", "kept_weights", "run_trial"]
 
@@ -220,10 +221,9 @@ def keep_weights(folder: Path, outcome: Mapping[str, Any], *, usable: bool, keep
     if usable and checkpoint.exists():
         saved = load_checkpoint(checkpoint)
         state = saved.best if keep == "best" else saved.network
-        temporary = folder / f".{WEIGHTS}"
         rounded = {name: (value.half() if value.ndim > 1 else value).contiguous() for name, value in state.items()}
-        save_file(rounded, temporary, metadata={"format": "pt"})
-        temporary.replace(folder / WEIGHTS)
+        with replacing(folder / WEIGHTS) as unfinished:
+            save_file(rounded, unfinished, metadata={"format": "pt"})
     write_json(folder / OUTCOME, dict(outcome))
     checkpoint.unlink(missing_ok=True)
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from core.entry.progress import say
+from runtime.progress import say
 from tuning.ledger import Ledger, State, TrialRecord
 from tuning.trial import WORST, keep_weights
 

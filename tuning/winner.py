@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from core.confidence import Confidence
-from core.evaluation import compare
-from core.recipe import Recipe
-from core.training_run import KeptOut
+from core.evaluation.scores import compare
+from core.model.confidence import Confidence
+from core.training.recipe import Recipe
+from core.training.run import KeptOut
 from tuning.ledger import write_json
 from tuning.space import configure
 from tuning.trial import kept_weights
@@ -19,7 +19,7 @@ from tuning.trial import kept_weights
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from core.training_run import TrainingRun
+    from core.training.run import TrainingRun
     from tuning.ledger import Ledger, TrialRecord
 
 __all__ = ["write_winner"]

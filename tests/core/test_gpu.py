@@ -10,19 +10,21 @@ import pytest
 import torch
 from pretended_gpu import pretended_gpu
 
-from core.augmentation import Augmentation
-from core.dataset import OUTLIER, ImageSet, Sample
-from core.network import build_network
-from core.overlay import encode_jpeg
-from core.predictor import Predictor
-from core.preprocessing import Preprocessing
-from core.training import Epoch, Trainer, TrainingConfig
+from core.data.augmentation import Augmentation
+from core.data.class_folders import Sample
+from core.data.image_set import OUTLIER, ImageSet
+from core.images.overlay import encode_jpeg
+from core.images.preprocessing import Preprocessing
+from core.model.network import build_network
+from core.model.predictor import Predictor
+from core.training.config import TrainingConfig
+from core.training.trainer import Epoch, Trainer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from core.bundle import Bundle
+    from core.model.bundle import Bundle
 
 EVERYTHING = Augmentation(
     scale=0.1, shift=0.1, density=0.2, stain=0.1, illumination=0.1, blur=1.0, noise=4.0, margin=1.25

@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 import pytest
 
-from core.dataset import read_groups
+from core.data.groups import read_groups
 from core.errors import DataError, SettingsError
-from core.synthetic import draw_field
+from core.images.drawings import draw_field
 from pipelines.audit import AuditSettings, audit
 
 if TYPE_CHECKING:

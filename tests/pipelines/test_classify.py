@@ -15,10 +15,10 @@ import pytest
 from hostile import write_hostile_files, write_odd_files
 from PIL import Image
 
-from core.bundle import load_bundle
 from core.errors import BundleError, DataError, LeukorayError, SettingsError
-from core.predictor import Predictor
-from core.synthetic import CLASS_NAMES
+from core.images.drawings import CLASS_NAMES
+from core.model.bundle import load_bundle
+from core.model.predictor import Predictor
 from pipelines.classify import ClassifySettings, classify
 from pipelines.demo import draw_slides
 
@@ -264,10 +264,10 @@ def test_a_file_that_kills_its_worker_is_left_out_in_the_end(small_bundle: Path,
     """A part that was begun three times is worked through on record; the recorded file is not tried again."""
     import ray
 
-    from pipelines.run_folder import RunFolder
-    from pipelines.slides import list_slides
-    from pipelines.storage import open_folder
-    from pipelines.worker import PartClassifier, WorkerSettings
+    from pipelines.classification.run_folder import RunFolder
+    from pipelines.classification.slides import list_slides
+    from pipelines.classification.storage import open_folder
+    from pipelines.classification.worker import PartClassifier, WorkerSettings
 
     draw_slides(tmp_path / "slides", 20, broken=False)
     folder = RunFolder(open_folder(str(tmp_path / "run")))

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from core.bundle import load_bundle
-from core.overlay import encode_jpeg
-from core.predictor import Predictor
-from core.synthetic import CLASS_NAMES, draw_field
+from core.images.drawings import CLASS_NAMES, draw_field
+from core.images.overlay import encode_jpeg
+from core.model.bundle import load_bundle
+from core.model.predictor import Predictor
 from pipelines.demo import draw_slides
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from core.bundle import Bundle, load_bundle
 from core.errors import DataError, SettingsError
-from core.gradcam import normalise_maps, one_pass_gradcam
-from core.network import forward
-from core.synthetic import CLASS_NAMES, draw_field
+from core.images.drawings import CLASS_NAMES, draw_field
+from core.model.bundle import Bundle, load_bundle
+from core.model.engine import forward
+from core.model.gradcam import normalise_maps, one_pass_gradcam
 from pipelines.evaluate import EvaluateSettings, run
 from pipelines.export import ExportSettings, export
 

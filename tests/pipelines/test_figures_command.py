@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
-from core.bundle import load_bundle
 from core.errors import DataError
-from core.synthetic import CLASS_NAMES, draw_field
-from pipelines.figures import FiguresSettings, figures, readme_table
+from core.images.drawings import CLASS_NAMES, draw_field
+from core.model.bundle import load_bundle
+from tools.figures import FiguresSettings, figures, readme_table
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,15 +9,15 @@ import pytest
 from hostile import odd_contents
 from pydantic import Field
 
-from core.entry.cluster import plan_workers
-from core.entry.command import run_command
-from core.entry.progress import Progress
 from core.errors import SettingsError
 from core.settings import Settings
-from pipelines.run_folder import RunFolder, overlay_path
-from pipelines.slides import Entry
-from pipelines.storage import open_folder
-from pipelines.summary import Slide, slides_csv
+from pipelines.classification.run_folder import RunFolder, overlay_path
+from pipelines.classification.slides import Entry
+from pipelines.classification.storage import open_folder
+from pipelines.classification.summary import Slide, slides_csv
+from runtime.cluster import plan_workers
+from runtime.command import run_command
+from runtime.progress import Progress
 
 if TYPE_CHECKING:
     from pathlib import Path

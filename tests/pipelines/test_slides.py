@@ -9,8 +9,8 @@ import pytest
 from hostile import encoded, picture
 
 from core.errors import DataError
-from pipelines.slides import Entry, list_slides
-from pipelines.storage import open_folder
+from pipelines.classification.slides import Entry, list_slides
+from pipelines.classification.storage import open_folder
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -118,7 +118,7 @@ def test_a_uri_lists_what_the_path_lists(tmp_path: Path) -> None:
 
 
 def test_an_object_store_lists_what_a_disk_lists(tmp_path: Path) -> None:
-    from pipelines.storage import Folder
+    from pipelines.classification.storage import Folder
 
     for name in ("s/a/1.jpg", "s/b/deep/2.png", "s/loose.bmp", "s/a/notes.txt", "s/a/.hidden.png"):
         touch(tmp_path / name)

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from drawn import draw_class_folders
 
-from core.bundle import load_bundle
+from core.data.laboratories import TrainingData
 from core.errors import SettingsError
-from core.predictor import Predictor
-from core.preprocessing import Preprocessing
-from core.recipe import load_recipe
-from core.synthetic import CLASS_NAMES, draw_field
-from core.training_data import TrainingData
+from core.images.drawings import CLASS_NAMES, draw_field
+from core.images.preprocessing import Preprocessing
+from core.model.bundle import load_bundle
+from core.model.predictor import Predictor
+from core.training.recipe import load_recipe
 from pipelines.train import TrainSettings, train
 
 PROJECT = Path(__file__).resolve().parents[2]

@@ -14,8 +14,8 @@ import torch
 from hostile import encoded, picture
 from local_service import local_application, talk
 
-from core.bundle import load_bundle, save_bundle
 from core.errors import BundleError
+from core.model.bundle import load_bundle, save_bundle
 from serve.app import _classifier
 from serve.app import app as build_from_args
 from serve.settings import ServeSettings

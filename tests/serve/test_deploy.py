@@ -22,7 +22,7 @@ import yaml
 from hostile import encoded, picture
 from jobs import ACTIVATED, RAY, free_port, head_node
 
-from core.bundle import load_bundle, save_bundle
+from core.model.bundle import load_bundle, save_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,7 @@ from conftest import browsing
 from hostile import encoded, odd_contents, picture
 from playwright.sync_api import expect
 
-from core.card import RESEARCH_ONLY
+from core.model.card import RESEARCH_ONLY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

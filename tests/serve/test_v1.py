@@ -12,8 +12,8 @@ import pytest
 from hostile import encoded, odd_contents, picture
 from PIL import Image
 
-from core.bundle import load_bundle
-from core.predictor import Predictor
+from core.model.bundle import load_bundle
+from core.model.predictor import Predictor
 from pipelines.classify import ClassifySettings, classify
 from serve.v1 import Classification, ModelFacts, Results
 

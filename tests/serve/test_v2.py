@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from hostile import encoded, hostile_contents, picture
 
-from core.bundle import load_bundle
-from core.predictor import Predictor
+from core.model.bundle import load_bundle
+from core.model.predictor import Predictor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,7 @@ import pytest
 from drawn import draw_class_folders
 from jobs import submit
 
-from core.bundle import load_bundle
+from core.model.bundle import load_bundle
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from drawn import draw_class_folders
 
-from core.bundle import load_bundle
 from core.errors import SettingsError
-from core.predictor import Predictor
-from core.recipe import load_recipe
+from core.model.bundle import load_bundle
+from core.model.predictor import Predictor
+from core.training.recipe import load_recipe
 from tuning.ledger import Ledger
 from tuning.search import SearchSettings, search
 

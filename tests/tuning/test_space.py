@@ -8,7 +8,7 @@ import pytest
 from ray.tune.search.sample import Float
 
 from core.errors import SettingsError
-from core.recipe import load_recipe
+from core.training.recipe import load_recipe
 from tuning.space import configure, load_space
 
 if TYPE_CHECKING:

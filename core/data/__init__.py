@@ -1,0 +1,1 @@
+"""Training data: class folders, sources, folds, images in memory, sampling, augmentation."""

@@ -1,0 +1,205 @@
+"""Labelled images in class folders: listing them, naming their sources."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from torchvision.datasets.folder import find_classes, make_dataset
+
+from core.data.groups import read_groups, read_linked_groups
+from core.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+__all__ = ["EXTENSIONS", "ClassFolders", "Sample", "read_class_folders", "read_splits"]
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+"""File name endings that a class folder is searched for, in lower case."""
+
+_SPLIT = re.compile(r"(train|test|val|valid|validation|dev|eval|holdout|fold)(?![a-z])", re.IGNORECASE)
+_RESERVED = {"", "accuracy", "macro avg", "weighted avg", "flagged", "errors"}
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One labelled image file; `source` names the microscope field it comes from, None if unknown."""
+
+    path: Path
+    label: int
+    source: str | None
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """A data set on disk: ``root/<CLASS>/**/<image>``, classes in alphabetical order."""
+
+    root: Path
+    class_names: tuple[str, ...]
+    samples: tuple[Sample, ...]
+
+    def half(self, side: Literal["even", "odd"]) -> ClassFolders:
+        """Keep every other image of each class, in the order of their paths."""
+        seen: Counter[int] = Counter()
+        kept: list[Sample] = []
+        for sample in sorted(self.samples, key=lambda sample: sample.path):
+            if seen[sample.label] % 2 == (side == "odd"):
+                kept.append(sample)
+            seen[sample.label] += 1
+        return replace(self, samples=tuple(kept))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over names, sizes, labels and sources: the data set's identity in a bundle."""
+        digest = hashlib.sha256()
+        for sample in self.samples:
+            name = sample.path.relative_to(self.root).as_posix()
+            line = f"{name}\0{sample.path.stat().st_size}\0{sample.label}\0{sample.source}\n"
+            digest.update(line.encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+    def counts(self) -> dict[str, int]:
+        """Images per class."""
+        found = Counter(sample.label for sample in self.samples)
+        return {name: found[index] for index, name in enumerate(self.class_names)}
+
+    def source_counts(self) -> dict[str, int]:
+        """Different sources per class."""
+        pairs = {(sample.label, sample.source) for sample in self.samples if sample.source is not None}
+        found = Counter(label for label, _ in pairs)
+        return {name: found[index] for index, name in enumerate(self.class_names)}
+
+    def with_groups(self, groups: Mapping[str, str], linked: Mapping[str, str] | None = None) -> ClassFolders:
+        """Name each image's source.
+
+        Args:
+            groups: Path to source. A path is looked up relative to `root`, then with one more folder
+                of `root` in front at a time.
+            linked: Source to the source it stands for, for sources that show the same cell.
+        """
+        linked = linked or {}
+        samples = tuple(replace(sample, source=self._source(sample.path, groups, linked)) for sample in self.samples)
+        if not any(sample.source for sample in samples):
+            raise DataError("groups-mismatch", f"The groups name the source of no image under {self.root}.")
+        return replace(self, samples=samples)
+
+    def with_sources(self, rule: str, linked_groups: Path | None = None) -> ClassFolders:
+        """Name each image's source by a rule.
+
+        Args:
+            rule: A CSV file with the columns ``path`` and ``source``; ``folder:N``, the N-th folder under
+                the class folder; or ``name:PATTERN``, what the regular expression (its first group, where it
+                has one) finds in the file name.
+            linked_groups: A file for `read_linked_groups`.
+
+        Raises:
+            DataError: With code ``groups-unreadable``, ``groups-mismatch`` or ``bad-groups``.
+        """
+        linked = read_linked_groups(linked_groups) if linked_groups else None
+        kind, _, value = rule.partition(":")
+        if kind == "folder":
+            if not value.isdecimal() or int(value) < 1:
+                raise DataError("bad-groups", f"{rule!r} does not name a folder level; give folder:1 or deeper.")
+            return self.with_groups(self._by(lambda parts: "/".join(parts[1:-1][: int(value)])), linked)
+        if kind == "name":
+            try:
+                pattern = re.compile(value)
+            except re.error as error:
+                raise DataError("bad-groups", f"{value!r} is not a regular expression ({error}).") from None
+            return self.with_groups(self._by(lambda parts: _found(pattern, parts[-1])), linked)
+        return self.with_groups(read_groups(Path(rule)), linked)
+
+    def _by(self, name: Callable[[tuple[str, ...]], str]) -> dict[str, str]:
+        paths = (sample.path.relative_to(self.root) for sample in self.samples)
+        return {path.as_posix(): name(path.parts) for path in paths}
+
+    def _source(self, path: Path, groups: Mapping[str, str], linked: Mapping[str, str]) -> str | None:
+        depth = len(path.relative_to(self.root).parts)
+        parts = path.absolute().parts
+        for length in range(depth, len(parts)):
+            source = groups.get("/".join(parts[-length:]))
+            if source is not None:
+                return linked.get(source, source) or None
+        return None
+
+
+def _found(pattern: re.Pattern[str], name: str) -> str:
+    match = pattern.search(name)
+    return (match.group(1) if pattern.groups else match.group(0)) or "" if match else ""
+
+
+def read_class_folders(root: Path, class_names: Sequence[str] | None = None) -> ClassFolders:
+    """List the images under ``root/<CLASS>/``.
+
+    Args:
+        root: Folder with one sub-folder per class.
+        class_names: Classes in the order of their indices; by default the sub-folders, sorted.
+
+    Raises:
+        DataError: With code ``not-found``, ``no-classes``, ``unknown-class`` or ``empty-class``.
+    """
+    if not root.is_dir():
+        raise DataError("not-found", f"The data folder {root} does not exist.")
+    try:
+        found, _ = find_classes(str(root))
+    except FileNotFoundError:
+        raise DataError("no-classes", f"{root} has no sub-folders; it needs one per class.") from None
+    found = [name for name in found if not name.startswith(".")]
+    names = tuple(class_names or found)
+    if odd := [name for name in names if not _usable(name)]:
+        raise DataError(
+            "bad-class-name",
+            f"{odd[0]!a} cannot be the name of a class: it needs 1 to 64 letters, digits, spaces, '-' or '_',"
+            " and must not be one that tables use (accuracy, macro avg, weighted avg, flagged, errors).",
+        )
+    if len(set(names)) < len(names):
+        raise DataError("double-class", f"A class is named twice: {', '.join(names)}.")
+    if unknown := sorted(set(found) - set(names)):
+        raise DataError("unknown-class", f"{root} has folders that are no known class: {', '.join(unknown)}.")
+    if len(names) < 2:
+        raise DataError("no-classes", f"{root} has {len(names)} class folder; at least 2 are needed.")
+    try:
+        index = {name: position for position, name in enumerate(names) if name in found}
+        if not index:
+            raise DataError("no-classes", f"{root} holds none of the folders {', '.join(names)}.")
+        listed = make_dataset(str(root), index, extensions=EXTENSIONS)
+    except FileNotFoundError as error:
+        hint = " Give the folder that holds the classes themselves." if (root / "TRAIN").is_dir() else ""
+        raise DataError("empty-class", f"{str(error).split(' Supported')[0]}{hint}") from None
+    return ClassFolders(root, names, tuple(Sample(Path(path), label, None) for path, label in listed))
+
+
+def read_splits(root: Path) -> dict[str, ClassFolders]:
+    """List a data set that is divided into splits, ``root/<SPLIT>/<CLASS>/``, or is one, ``root/<CLASS>/``.
+
+    Args:
+        root: The folder. Where one of its sub-folders is called like a split (train, test, validation, ...,
+            in any case, with anything after it), they all are splits.
+
+    Returns:
+        The splits by name, all with the same classes; a data set that is not divided is named "".
+
+    Raises:
+        DataError: As `read_class_folders` does.
+    """
+    if not root.is_dir():
+        raise DataError("not-found", f"The data folder {root} does not exist.")
+    folders = _folders(root)
+    if not any(_SPLIT.match(folder.name) for folder in folders):
+        return {"": read_class_folders(root)}
+    names = sorted({entry.name for folder in folders for entry in _folders(folder)})
+    return {folder.name: read_class_folders(folder, names) for folder in folders}
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _usable(name: str) -> bool:
+    plain = all(letter.isalnum() or letter in " -_" for letter in name)
+    return plain and len(name.encode("utf-8", "replace")) <= 64 and name.lower() not in _RESERVED

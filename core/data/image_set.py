@@ -1,0 +1,175 @@
+"""Labelled images in memory: decoded and prepared once."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from core.errors import DataError, ImageError
+from core.images.decoder import decode
+from core.images.preprocessing import Prepared, Preprocessing, crop_with_margin
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+
+    from core.data.class_folders import Sample
+    from core.images.decoder import Picture
+
+__all__ = ["OUTLIER", "ImageSet", "Unreadable", "join_images", "load_images", "read_picture"]
+
+OUTLIER = -1
+"""Label of an image that shows none of the classes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """An image file of a data set that could not be decoded, and why."""
+
+    path: Path
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Labelled images in memory.
+
+    Attributes:
+        pixels: (N, H, W, 3) uint8, with room around the input for augmentation where that was asked for.
+        labels: Class indices (N,) int64, `OUTLIER` for images of no class; or one-hot (N, C).
+        sources: Index of each image's source, (N,) int64; images without one have their own.
+        samples: Where each image came from.
+        unreadable: Files that were left out.
+        domains: Number of the data set that each image belongs to (N,) int64; missing where there is one.
+        prepared: The network's input before normalisation (N, h, w, 3) uint8; missing where `pixels` is that.
+        found: Whether the white cell was found, (N,) bool; missing where nobody looked.
+    """
+
+    pixels: torch.Tensor
+    labels: torch.Tensor
+    sources: torch.Tensor
+    samples: tuple[Sample, ...]
+    unreadable: tuple[Unreadable, ...] = ()
+    domains: torch.Tensor | None = None
+    prepared: torch.Tensor | None = None
+    found: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.pixels)
+
+    @property
+    def inputs(self) -> torch.Tensor:
+        """Exactly what `Preprocessing.prepare` gives, (N, h, w, 3) uint8."""
+        return self.pixels if self.prepared is None else self.prepared
+
+    def select(self, rows: Sequence[int]) -> ImageSet:
+        """Return a copy of some of the images."""
+        chosen = torch.tensor(rows, dtype=torch.long)
+        return ImageSet(
+            self.pixels[chosen],
+            self.labels[chosen],
+            self.sources[chosen],
+            tuple(self.samples[row] for row in rows),
+            domains=None if self.domains is None else self.domains[chosen],
+            prepared=None if self.prepared is None else self.prepared[chosen],
+            found=None if self.found is None else self.found[chosen],
+        )
+
+
+def read_picture(path: Path) -> Picture | Unreadable:
+    """Decode a file, or say why it cannot be."""
+    try:
+        return decode(path.read_bytes())
+    except ImageError as error:
+        return Unreadable(path, error.code, error.message)
+    except OSError as error:
+        return Unreadable(path, "unreadable", f"The file cannot be read ({error.strerror}).")
+
+
+def load_images(
+    samples: Sequence[Sample],
+    preprocessing: Preprocessing,
+    *,
+    margin: float = 1.0,
+    workers: int = 2,
+    on_image: Callable[[], object] | None = None,
+) -> ImageSet:
+    """Decode and prepare images once, into one array.
+
+    Args:
+        samples: What to load.
+        preprocessing: The record the network will be used with.
+        margin: Room around the input for augmentation, relative to the input's side.
+        workers: Threads.
+        on_image: Called after each image, for a progress bar.
+
+    Raises:
+        DataError: With code ``nothing-readable``.
+    """
+
+    def load(sample: Sample) -> tuple[Prepared, np.ndarray] | Unreadable:
+        picture = read_picture(sample.path)
+        if isinstance(picture, Unreadable):
+            return picture
+        plain = preprocessing.prepare(picture.rgb)
+        return plain, crop_with_margin(picture.rgb, preprocessing, margin, plain.box) if margin > 1 else plain.pixels
+
+    side = (round(preprocessing.height * margin), round(preprocessing.width * margin))
+    inputs = np.empty((len(samples), preprocessing.height, preprocessing.width, 3), np.uint8)
+    pixels = np.empty((len(samples), *side, 3), np.uint8) if margin > 1 else inputs
+    found = torch.zeros(len(samples), dtype=torch.bool)
+    kept: list[Sample] = []
+    unreadable: list[Unreadable] = []
+    with ThreadPoolExecutor(workers) as pool:
+        for sample, result in zip(samples, pool.map(load, samples), strict=True):
+            if isinstance(result, Unreadable):
+                unreadable.append(result)
+            else:
+                prepared, pixels[len(kept)] = result
+                inputs[len(kept)], found[len(kept)] = prepared.pixels, prepared.found
+                kept.append(sample)
+            if on_image:
+                on_image()
+    if not kept:
+        raise DataError("nothing-readable", f"None of the {len(samples)} images can be read.")
+    labels = torch.tensor([sample.label for sample in kept])
+    return ImageSet(
+        torch.from_numpy(pixels[: len(kept)]),
+        labels,
+        _source_indices(kept),
+        tuple(kept),
+        tuple(unreadable),
+        prepared=torch.from_numpy(inputs[: len(kept)]) if margin > 1 else None,
+        found=found[: len(kept)],
+    )
+
+
+def join_images(sets: Sequence[ImageSet]) -> ImageSet:
+    """Put several data sets together; each becomes a domain, and their sources stay apart.
+
+    Args:
+        sets: With images of one size and labels as class indices.
+    """
+    offsets = np.cumsum([0, *(int(part.sources.max()) + 1 for part in sets)])
+    return ImageSet(
+        torch.cat([part.pixels for part in sets]),
+        torch.cat([part.labels for part in sets]),
+        torch.cat([part.sources + int(offset) for part, offset in zip(sets, offsets, strict=False)]),
+        tuple(sample for part in sets for sample in part.samples),
+        tuple(unreadable for part in sets for unreadable in part.unreadable),
+        torch.cat([torch.full((len(part),), number) for number, part in enumerate(sets)]),
+        torch.cat([part.inputs for part in sets]) if any(part.prepared is not None for part in sets) else None,
+        torch.cat([torch.ones(len(part), dtype=torch.bool) if part.found is None else part.found for part in sets]),
+    )
+
+
+def _source_indices(samples: Iterable[Sample]) -> torch.Tensor:
+    known: dict[str, int] = {}
+    names = (sample.source or f"\0{position}" for position, sample in enumerate(samples))
+    return torch.tensor([known.setdefault(name, len(known)) for name in names])

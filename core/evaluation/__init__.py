@@ -1,0 +1,1 @@
+"""Evaluation: scores with intervals, where heatmaps point, the differential count, plots."""

@@ -1,0 +1,72 @@
+"""Whether a heatmap looks at the cell: the pointing game (Zhang et al. 2018, doi:10.1007/s11263-017-1059-x)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from core.images.cells import Box
+from core.images.overlay import CELL_CENTRE
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Pointing", "point"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pointing:
+    """Where one heatmap points, and what would point as well without looking.
+
+    Attributes:
+        hit: Whether the map's peak lies on the white cell.
+        chance: Share of the image that the cell covers: what a random pixel hits.
+        chance_in_crop: The same for the part that the network saw.
+        centre: Whether the image's centre lies on the cell.
+        centre_of_crop: Whether the centre of the part that the network saw does.
+    """
+
+    hit: bool
+    chance: float
+    chance_in_crop: float
+    centre: bool
+    centre_of_crop: bool
+
+
+def point(
+    cell: NDArray[np.bool_] | None, cam: NDArray[np.float32], box: Box, height: int, width: int
+) -> Pointing | None:
+    """Compare a map's peak with the white cell.
+
+    Args:
+        cell: What `find_white_cell` found, (h, w).
+        cam: Map in [0, 1], (rows, columns) float32, covering `box`. A map that is zero everywhere hits nothing.
+        box: The part of the image that the network saw, in its pixels.
+        height: Height of the image.
+        width: Width of the image.
+
+    Returns:
+        None where the image shows no white cell.
+    """
+    if cell is None:
+        return None
+    down, across = cell.shape[0] / height, cell.shape[1] / width
+    part = Box(box.left * across, box.top * down, box.right * across, box.bottom * down)
+    row, column = divmod(int(cam.argmax()), cam.shape[1])
+    down, across = ((place + CELL_CENTRE) / count for place, count in zip((row, column), cam.shape, strict=True))
+    crop = cell[round(part.top) : max(1, round(part.bottom)), round(part.left) : max(1, round(part.right))]
+    return Pointing(
+        hit=bool(cam.any()) and _at(cell, part, down, across),
+        chance=float(cell.mean()),
+        chance_in_crop=float(crop.mean()),
+        centre=_at(cell, Box(0, 0, cell.shape[1], cell.shape[0]), 0.5, 0.5),
+        centre_of_crop=_at(cell, part, 0.5, 0.5),
+    )
+
+
+def _at(cell: NDArray[np.bool_], part: Box, down: float, across: float) -> bool:
+    """Look up a place that is given as shares of the height and width of a part of the mask."""
+    row = min(int(part.top + down * (part.bottom - part.top)), cell.shape[0] - 1)
+    column = min(int(part.left + across * (part.right - part.left)), cell.shape[1] - 1)
+    return bool(cell[row, column])

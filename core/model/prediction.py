@@ -1,0 +1,37 @@
+"""What comes of one image; a module of its own, so that who only passes it on needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from core.images.cells import Box
+
+__all__ = ["Prediction"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What is known of one image.
+
+    Attributes:
+        label: Name of the most probable class.
+        confidence: Its probability.
+        probabilities: One per class, (C,) float32.
+        ood: Out-of-distribution score, higher is less like the training data.
+        flag: Empty, ``low-confidence`` or ``out-of-distribution``.
+        box: The part of the image that was classified, in its pixels.
+        cam: Grad-CAM of `label` in [0, 1], (h, w) float32, covering `box`; None where not asked for.
+    """
+
+    label: str
+    confidence: float
+    probabilities: NDArray[np.float32]
+    ood: float
+    flag: str
+    box: Box
+    cam: NDArray[np.float32] | None

@@ -1,0 +1,103 @@
+"""The one predictor: a Ray Data actor and a Serve replica are thin shells around it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from core.errors import SettingsError
+from core.images.decoder import Picture, decode
+from core.images.preprocessing import processing
+from core.model.confidence import energy
+from core.model.engine import fold_batch_norm, forward
+from core.model.gradcam import normalise_maps, one_pass_gradcam
+from core.model.prediction import Prediction
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from core.images.preprocessing import Prepared
+    from core.model.bundle import Bundle
+
+__all__ = ["Predictor", "choose_device"]
+
+
+class Predictor:
+    """Classifies images with one bundle on one device.
+
+    Args:
+        bundle: The model.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        SettingsError: With code ``no-gpu`` where a GPU is asked for and there is none.
+    """
+
+    def __init__(self, bundle: Bundle, device: str = "auto") -> None:
+        self.bundle = bundle
+        self.device = choose_device(device)
+        self._network = fold_batch_norm(bundle.network).to(self.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self._head = self._network.fc.weight.detach()
+
+    def prepare(self, data: bytes) -> tuple[Picture, Prepared]:
+        """Decode one file and cut out the network's input; safe to call from several threads.
+
+        Raises:
+            ImageError: Where the file cannot be used.
+        """
+        with processing():
+            picture = decode(data)
+            return picture, self.bundle.record.preprocessing.prepare(picture.rgb)
+
+    def predict(self, images: Sequence[Prepared], *, gradcam: bool = True) -> list[Prediction]:
+        """Classify a batch in one forward pass.
+
+        Args:
+            images: What `prepare` gave; may be empty.
+            gradcam: Whether each prediction carries its map.
+        """
+        if not images:
+            return []
+        pixels = torch.from_numpy(np.stack([image.pixels for image in images])).to(self.device)
+        with torch.inference_mode():
+            batch = self.bundle.record.preprocessing.normalise(pixels)
+            outputs = forward(self._network, batch.contiguous(memory_format=torch.channels_last))
+            classes = outputs.logits.argmax(1)
+            cams = self._explain(outputs.feature_map, classes) if gradcam else [None] * len(images)
+        logits = outputs.logits.float().cpu().numpy()
+        return [self._describe(*row) for row in zip(logits, energy(logits), images, cams, strict=True)]
+
+    def _explain(self, feature_map: torch.Tensor, classes: torch.Tensor) -> NDArray[np.float32]:
+        return normalise_maps(one_pass_gradcam(feature_map, self._head, classes)).float().cpu().numpy()
+
+    def _describe(
+        self, logits: NDArray[np.float32], ood: np.float32, image: Prepared, cam: NDArray[np.float32] | None
+    ) -> Prediction:
+        confidence = self.bundle.record.confidence
+        scaled = logits.astype(np.float64) / confidence.temperature
+        probabilities = np.exp(scaled - scaled.max())
+        probabilities = (probabilities / probabilities.sum()).astype(np.float32)
+        best = int(probabilities.argmax())
+        largest = float(probabilities[best])
+        flag = confidence.flag(largest, float(ood), found=image.found)
+        return Prediction(self.bundle.class_names[best], largest, probabilities, float(ood), flag, image.box, cam)
+
+
+def choose_device(device: str) -> torch.device:
+    """Resolve ``auto`` to the GPU where there is one.
+
+    Raises:
+        SettingsError: With code ``no-gpu`` or ``no-device``.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise SettingsError("no-gpu", f"Device {device!r} was asked for, but torch sees no GPU here.")
+    try:
+        return torch.device(device)
+    except RuntimeError:
+        raise SettingsError("no-device", f"{device!r} is no device; give auto, cpu, cuda or cuda:N.") from None

@@ -1,0 +1,77 @@
+"""The state of an unfinished training run: one safetensors file, replaced atomically, no pickle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from core.errors import DataError
+from core.files import replacing
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import torch
+
+__all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A saved state.
+
+    Attributes:
+        network: Parameters and buffers by name.
+        best: The same, of the best epoch so far.
+        optimizer: Per parameter index, the optimizer's tensors by name.
+        record: Everything that is not a tensor.
+    """
+
+    network: dict[str, torch.Tensor]
+    best: dict[str, torch.Tensor]
+    optimizer: dict[int, dict[str, torch.Tensor]]
+    record: dict[str, Any]
+
+
+def save_checkpoint(
+    path: Path,
+    network: Mapping[str, torch.Tensor],
+    best: Mapping[str, torch.Tensor],
+    optimizer: Mapping[int, Mapping[str, torch.Tensor]],
+    record: Mapping[str, Any],
+) -> None:
+    """Write the state next to `path`, then replace `path` in one step."""
+    tensors = {f"network/{name}": value for name, value in network.items()}
+    tensors |= {f"best/{name}": value for name, value in best.items()}
+    for index, state in optimizer.items():
+        tensors |= {f"optimizer/{index}/{name}": value for name, value in state.items()}
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with replacing(path) as unfinished:
+        save_file(plain, unfinished, metadata={"format": "pt", "record": json.dumps(record)})
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read what `save_checkpoint` wrote.
+
+    Raises:
+        DataError: With code ``checkpoint-damaged``.
+    """
+    checkpoint = Checkpoint({}, {}, {}, {})
+    try:
+        with safe_open(path, framework="pt") as file:
+            checkpoint.record.update(json.loads(file.metadata()["record"]))
+            for name in file.keys():  # noqa: SIM118 - not a dict
+                part, _, rest = name.partition("/")
+                if part == "optimizer":
+                    index, _, slot = rest.partition("/")
+                    checkpoint.optimizer.setdefault(int(index), {})[slot] = file.get_tensor(name)
+                else:
+                    getattr(checkpoint, part)[rest] = file.get_tensor(name)
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise DataError("checkpoint-damaged", f"The checkpoint {path} cannot be read: {error}") from error
+    return checkpoint

@@ -1,0 +1,52 @@
+"""Every setting that decides how a network is trained."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from core.data.augmentation import Augmentation
+from core.settings import Settings
+
+__all__ = ["TrainingConfig"]
+
+
+class TrainingConfig(Settings):
+    """Everything that decides a training run; the defaults are the notebook's."""
+
+    epochs: int = Field(15, ge=1, description="passes over the data")
+    samples_per_epoch: int | None = Field(None, ge=1, description="images drawn per epoch; none: as many as there are")
+    batch_size: int = Field(32, ge=2, description="images per step")
+    optimizer: Literal["adam", "adamw"] = Field("adam", description="adam (L2 penalty) or adamw (decoupled decay)")
+    learning_rate: float = Field(1e-3, gt=0, description="initial, or with one-cycle the largest")
+    weight_decay: float = Field(1e-4, ge=0, description="weight decay")
+    schedule: Literal["step", "one-cycle"] = Field("step", description="step: StepLR per epoch; one-cycle per step")
+    step_size: int = Field(7, ge=1, description="epochs between decays (step)")
+    gamma: float = Field(0.1, gt=0, le=1, description="factor of each decay (step)")
+    patience: int = Field(
+        5, ge=1, description="epochs without a better validation loss before stopping, where the best are kept"
+    )
+    keep: Literal["best", "last"] = Field(
+        "best", description="weights to keep: of the best validation loss, or of the last epoch (for one-cycle)"
+    )
+    precision: Literal["float32", "auto"] = Field(
+        "float32", description="of the forward pass; auto: bfloat16 where the device computes in it"
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of a label spread over all classes")
+    balance: Literal["none", "class", "source"] = Field(
+        "none", description="draw images evenly, by class, or by class and then by source"
+    )
+    further_share: float = Field(
+        0.33,
+        ge=0,
+        lt=1,
+        description="share of each class that is drawn from further data sets, where there are any",
+    )
+    outlier_share: float = Field(
+        0.1, ge=0, lt=1, description="share of the images drawn that are outliers, where there are any"
+    )
+    seed: int = Field(0, ge=0, description="of weights, order and augmentation")
+    augmentation: Augmentation = Field(
+        default_factory=lambda: Augmentation.model_validate({}), description="random views"
+    )

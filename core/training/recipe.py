@@ -1,0 +1,48 @@
+"""Recipes: ways to train, as data."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from core.errors import SettingsError
+from core.images.preprocessing import Preprocessing
+from core.settings import Settings
+from core.training.config import TrainingConfig
+
+__all__ = ["Recipe", "load_recipe"]
+
+
+class Recipe(Settings):
+    """A way to train: what the network sees and how it learns."""
+
+    preprocessing: Preprocessing
+    training: TrainingConfig
+
+
+def load_recipe(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
+    """Read a recipe by name or from a file, with single training settings replaced.
+
+    Args:
+        name: Of a recipe in ``core/training/recipes``, or a path that ends in ``.json``.
+        overrides: Training settings by name; None leaves the recipe's.
+
+    Raises:
+        SettingsError: With code ``bad-recipe``.
+    """
+    with as_file(files("core.training").joinpath("recipes")) as folder:
+        path = Path(name) if name.endswith(".json") else folder / f"{name}.json"
+        known = ", ".join(sorted(entry.stem for entry in folder.glob("*.json")))
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            content["training"] |= {key: value for key, value in (overrides or {}).items() if value is not None}
+            return Recipe.model_validate(content)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+            raise SettingsError(
+                "bad-recipe", f"The recipe {name!r} is neither known ({known}) nor a usable file: {reason}"
+            ) from error

@@ -1,0 +1,292 @@
+"""A training run from class folders to a bundle: what train.py does once and a search does for its best trial."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from scipy.special import softmax
+
+from core.data.image_set import OUTLIER
+from core.data.laboratories import DataSettings, TrainingData
+from core.evaluation.plots import confusion_png, curves_png
+from core.evaluation.scores import Predicted, evaluate
+from core.model.bundle import Bundle, BundleRecord, save_bundle
+from core.model.card import write_card
+from core.model.confidence import energy
+from core.model.network import build_network
+from core.model.predictor import choose_device
+from core.training.calibration import fit_confidence
+from core.training.recipe import Recipe, load_recipe
+from core.training.trainer import Trainer, predict_outputs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torchvision.models import ResNet
+
+    from core.data.image_set import ImageSet
+    from core.model.confidence import Confidence
+
+__all__ = ["KeptOut", "TrainingRun", "TrainingSettings"]
+
+_WATCHED_PER_SOURCE = 8
+_EVALUATED_AT_ONCE = 64
+_OVERRIDES = ("epochs", "samples_per_epoch", "batch_size", "learning_rate", "seed")
+
+
+class TrainingSettings(DataSettings):
+    """The options that decide a training run."""
+
+    recipe: str = Field("cell-crop", description="cell-crop, cell-crop-step, notebook, or a JSON file")
+    weights: str = Field(
+        "imagenet",
+        description="start from: imagenet (downloaded once); a .safetensors or .pth file of torchvision's ResNet18,"
+        " where there is no internet; or none (random)",
+    )
+    validation_share: float = Field(0.15, gt=0, le=0.5, description="share of the images kept for validation")
+    risk: float = Field(0.05, gt=0, lt=1, description="error rate aimed at among the cells that are not flagged")
+    epochs: int | None = Field(None, ge=1, description="instead of the recipe's")
+    samples_per_epoch: int | None = Field(None, ge=1, description="instead of the recipe's")
+    batch_size: int | None = Field(None, ge=2, description="instead of the recipe's")
+    learning_rate: float | None = Field(None, gt=0, description="instead of the recipe's")
+    seed: int = Field(0, ge=0, description="of the split, the weights and the augmentation")
+
+    def load_recipe(self) -> Recipe:
+        """Return the recipe with what these settings replace.
+
+        Raises:
+            SettingsError: With code ``bad-recipe``.
+        """
+        return load_recipe(self.recipe, {name: getattr(self, name) for name in _OVERRIDES})
+
+
+@dataclass(frozen=True)
+class KeptOut:
+    """What networks said of images that they were not trained on.
+
+    Attributes:
+        rows: Of the run's images.
+        logits: (N, C), float32.
+        history: Training and validation per epoch.
+        epochs: Trained until the weights that were kept.
+        trained_on: Number of images that the bundle's weights were trained on.
+        left_out: Number of images of the main data set that took no part.
+        how: Says how they were kept out.
+    """
+
+    rows: list[int]
+    logits: NDArray[np.float32]
+    history: list[dict[str, float]]
+    epochs: int
+    trained_on: int
+    left_out: int
+    how: str = "kept out of training"
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """The images in memory, and where networks that learn from parts of them start.
+
+    Attributes:
+        settings: The options.
+        recipe: With the options' replacements.
+        data: The data sets on disk.
+        images: Decoded once.
+        start: Weights that every network of the run starts from.
+        device: Torch device.
+    """
+
+    settings: TrainingSettings
+    recipe: Recipe
+    data: TrainingData
+    images: ImageSet
+    start: Mapping[str, torch.Tensor]
+    device: str
+
+    @classmethod
+    def prepare(
+        cls,
+        settings: TrainingSettings,
+        *,
+        device: str = "auto",
+        threads: int = 2,
+        data: TrainingData | None = None,
+        on_image: Callable[[], object] | None = None,
+    ) -> TrainingRun:
+        """Read recipe, weights and data, and decode the images.
+
+        Args:
+            settings: The options.
+            device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+            threads: To decode with.
+            data: The data sets, where they have been read before.
+            on_image: Called after each image.
+
+        Raises:
+            LeukorayError: Where recipe, weights or data cannot be used.
+        """
+        recipe = settings.load_recipe()
+        data = data or TrainingData.read(settings)
+        chosen = choose_device(device)
+        torch.manual_seed(settings.seed)
+        start = build_network(len(data.main.class_names), settings.weights).state_dict()  # what is missing shows now
+        images = data.load(recipe.preprocessing, recipe.training.augmentation.margin, threads, on_image)
+        return cls(settings, recipe, data, images, start, str(chosen))
+
+    def split(self) -> tuple[list[int], list[int]]:
+        """Return the rows to train on and those to validate on, apart by source.
+
+        Raises:
+            DataError: With code ``too-few-sources``.
+        """
+        return self.data.folds(self.images, round(1 / self.settings.validation_share), self.settings.seed)[0]
+
+    def left_out(self, rows: list[int]) -> int:
+        """Count the images of the main data set that are not among `rows`: unreadable, unnamed, or set aside."""
+        domains = self.images.domains
+        return len(self.data.main.samples) - (len(rows) if domains is None else int((domains[rows] == 0).sum()))
+
+    def watched(self, validation: list[int]) -> ImageSet:
+        """Choose what is looked at after each epoch: the known images, of each source at most eight."""
+        seen: Counter[int] = Counter()
+        kept: list[int] = []
+        for row in validation:
+            source = int(self.images.sources[row])
+            if int(self.images.labels[row]) != OUTLIER and seen[source] < _WATCHED_PER_SOURCE:
+                kept.append(row)
+            seen[source] += 1
+        return self.images.select(kept)
+
+    def trainer(
+        self, training: list[int], validation: list[int] | None, *, checkpoint: Path, name: str, epochs: int | None
+    ) -> Trainer:
+        """Make a trainer of one network.
+
+        Args:
+            training: Rows to train on.
+            validation: Rows to watch; none: the last weights are kept.
+            checkpoint: Where the state is kept.
+            name: Of the network in this run; a checkpoint continues only the network that it is of.
+            epochs: Instead of the recipe's, where nothing is watched.
+        """
+        config = self.recipe.training
+        if validation is None:
+            config = config.model_copy(update={"keep": "last", "epochs": epochs or config.epochs})
+        return Trainer(
+            self.network(),
+            config,
+            self.recipe.preprocessing,
+            self.images.select(training),
+            self.watched(validation) if validation else None,
+            self.data.main.class_names,
+            device=self.device,
+            checkpoint=checkpoint,
+            origin=f"weights {self.settings.weights}, recipe {self.settings.recipe}, {name}",
+        )
+
+    def network(self, state: Mapping[str, torch.Tensor] | None = None) -> ResNet:
+        """Return a new network with these weights, or with the starting ones."""
+        network = build_network(len(self.data.main.class_names))
+        network.load_state_dict(self.start if state is None else state)
+        return network
+
+    def logits(self, network: ResNet, rows: list[int]) -> NDArray[np.float32]:
+        """Classify some of the images; (N, C) float32."""
+        parts = [
+            predict_outputs(network, self.images.inputs[part], self.recipe.preprocessing, _EVALUATED_AT_ONCE)[0]
+            for part in torch.tensor(rows).split(1024)
+        ]
+        return np.concatenate(parts)
+
+    def with_only(self, rows: list[int]) -> TrainingRun:
+        """Return the run with some of its images; the others' memory can be given back."""
+        return replace(self, images=self.images.select(rows))
+
+    def predicted(self, kept_out: KeptOut, chosen: NDArray[np.bool_], confidence: Confidence) -> Predicted:
+        """Set predictions beside labels.
+
+        Args:
+            kept_out: The predictions.
+            chosen: Which of them, (N,) bool.
+            confidence: From logits to probabilities and flags.
+        """
+        rows, logits = np.asarray(kept_out.rows)[chosen], kept_out.logits[chosen]
+        probabilities = softmax(logits.astype(np.float64) / confidence.temperature, axis=1)
+        scores = energy(logits)
+        found = np.ones(len(rows), bool) if self.images.found is None else self.images.found.numpy()[rows]
+        return Predicted(
+            probabilities=probabilities,
+            labels=self.images.labels.numpy()[rows],
+            sources=self.images.sources.numpy()[rows],
+            class_names=self.data.main.class_names,
+            named=np.array([self.images.samples[row].source is not None for row in rows]),
+            flags=tuple(
+                confidence.flag(float(largest), float(score), found=bool(is_found))
+                for largest, score, is_found in zip(probabilities.max(axis=1), scores, found, strict=True)
+            ),
+            ood=scores.astype(np.float64),
+        )
+
+    def known_here(self, rows: list[int]) -> NDArray[np.bool_]:
+        """Say which rows are of the main data set's known classes, (N,) bool."""
+        here = self.images.labels.numpy()[rows] != OUTLIER
+        return here if self.images.domains is None else here & (self.images.domains.numpy()[rows] == 0)
+
+    def write(self, out: Path, network: ResNet, kept_out: KeptOut, more: dict[str, Any]) -> Bundle:
+        """Measure what was kept out, and write the bundle with the weights as they were measured.
+
+        Args:
+            out: Folder of the new bundle.
+            network: Its weights are rounded already (`round_weights`).
+            kept_out: Predictions of images that no network had been trained on.
+            more: What else the bundle records of its training.
+
+        Raises:
+            BundleError: Where the bundle cannot be written.
+        """
+        main, images = self.data.main, self.images
+        labels = images.labels.numpy()[kept_out.rows]
+        here = self.known_here(kept_out.rows)
+        on = f"{int(here.sum())} images, {kept_out.how}{' by source' if self.settings.groups else ''}"
+        confidence = fit_confidence(kept_out.logits[here], labels[here], risk=self.settings.risk, on=on)
+        evaluation = evaluate(self.predicted(kept_out, here, confidence))
+        metrics: dict[str, Any] = {"validation": evaluation.model_dump(mode="json"), "history": kept_out.history}
+        if (further := (labels != OUTLIER) & ~here).any():
+            outside = evaluate(self.predicted(kept_out, further, confidence))
+            metrics["validation_further"] = outside.model_dump(mode="json")
+        training = {"recipe": self.settings.recipe, "weights": self.settings.weights, **more}
+        record = BundleRecord(  # pyright: ignore[reportCallIssue] - the rest has defaults, filled in by save_bundle
+            preprocessing=self.recipe.preprocessing,
+            confidence=confidence,
+            training=training | self.recipe.training.model_dump(mode="json"),
+            data=self._data_record(kept_out, here),
+        )
+        extras = {
+            "confusion.png": confusion_png(metrics["validation"]["image"]["confusion"], main.class_names),
+            "curves.png": curves_png(kept_out.history),
+        }
+        card = write_card(out.name, main.class_names, record, metrics)
+        return save_bundle(out, network.cpu(), main.class_names, record, metrics, card, extras)
+
+    def _data_record(self, kept_out: KeptOut, here: NDArray[np.bool_]) -> dict[str, Any]:
+        main = self.data.main
+        return {
+            "fingerprint": main.fingerprint,
+            "images": main.counts(),
+            "sources": main.source_counts(),
+            "left_out": kept_out.left_out,
+            "training_images": kept_out.trained_on,
+            "validation": kept_out.how,
+            "grouped": self.settings.groups is not None,
+            "validation_images": int(here.sum()),
+            "validation_sources": int(np.unique(self.images.sources.numpy()[kept_out.rows][here]).size),
+            "further_images": sum(len(data.samples) for data in self.data.sets[1:]),
+            "outliers": self.settings.outliers,
+        }

@@ -1,0 +1,351 @@
+"""The training loop: resumable at every epoch, the same under Ray Tune as on its own."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.nn import functional
+from torch.optim import Adam, AdamW
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
+
+from core.data.image_set import OUTLIER
+from core.data.sampling import sampling_weights
+from core.errors import DataError, SettingsError
+from core.evaluation.metrics import Metrics, measure
+from core.model.engine import forward
+from core.training.checkpoint import load_checkpoint, save_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torchvision.models import ResNet
+
+    from core.data.image_set import ImageSet
+    from core.images.preprocessing import Preprocessing
+    from core.training.config import TrainingConfig
+
+__all__ = ["Epoch", "Trainer", "has_bfloat16", "predict_outputs"]
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """What one epoch gave; `metrics` are of the validation images, missing where there are none."""
+
+    number: int
+    train_loss: float
+    train_accuracy: float
+    metrics: Metrics | None
+    learning_rate: float
+    seconds: float
+    best: bool
+
+
+@dataclass
+class _Progress:
+    epoch: int = 0
+    best_loss: float = math.inf
+    best_epoch: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+class Trainer:
+    """Trains one network on images in memory.
+
+    Args:
+        network: ResNet18 on any device; it is moved to `device`.
+        config: The run.
+        preprocessing: The record that the network will be used with.
+        train: Training images, prepared with the margin of ``config.augmentation``. Outliers in it are taught to
+            be like no class: their target is uniform (outlier exposure, Hendrycks et al. 2019, arXiv:1812.04606).
+        validation: Validation images, prepared without margin; none: the last weights are kept.
+        class_names: Names of the classes.
+        device: Torch device.
+        checkpoint: Where the state is kept after every epoch; none: nowhere.
+        origin: What else makes this run this run, such as its starting weights; compared on resume.
+    """
+
+    def __init__(
+        self,
+        network: ResNet,
+        config: TrainingConfig,
+        preprocessing: Preprocessing,
+        train: ImageSet,
+        validation: ImageSet | None,
+        class_names: Sequence[str],
+        *,
+        device: str = "cpu",
+        checkpoint: Path | None = None,
+        origin: str = "",
+    ) -> None:
+        self.config = config
+        self.preprocessing = preprocessing
+        self.device = torch.device(device)
+        self.network = network.to(self.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.class_names = tuple(class_names)
+        self.train, self.validation = train, validation
+        self._pixels = _resident(train.pixels, self.device)
+        self.checkpoint = checkpoint
+        self.origin = origin
+        self.progress = _Progress()
+        self._labels = _indices(train.labels, len(self.class_names))
+        self._weights = sampling_weights(train, self._labels, config)
+        self._targets = _targets(self._labels, len(self.class_names), config.label_smoothing)
+        count = config.samples_per_epoch or len(train)
+        self.steps_per_epoch = max(1, count // config.batch_size)
+        if len(train) < 2:
+            raise DataError("too-few-images", f"Training needs at least 2 images, not {len(train)}.")
+        if validation is None and config.keep == "best":
+            raise SettingsError("no-validation", "Without validation images no epoch is best; keep the last weights.")
+        self._autocast = config.precision == "auto" and has_bfloat16(self.device)
+        self._optimizer = _optimizer(self.network, config)
+        self._schedule = _schedule(self._optimizer, config, self.steps_per_epoch)
+        self._best = _copy_state(self.network)
+
+    def resume(self) -> bool:
+        """Continue from the checkpoint, if there is one; return whether there was.
+
+        Raises:
+            SettingsError: With code ``resume-mismatch`` where the checkpoint is of another run.
+            DataError: With code ``checkpoint-damaged``.
+        """
+        if self.checkpoint is None or not self.checkpoint.exists():
+            return False
+        saved = load_checkpoint(self.checkpoint)
+        if saved.record["config"] != self._identity():
+            raise SettingsError(
+                "resume-mismatch",
+                f"{self.checkpoint} belongs to a run with other settings or other data; give the same ones"
+                " again, or train without --resume.",
+            )
+        self.network.load_state_dict(saved.network)
+        self._best = saved.best
+        optimizer = self._optimizer.state_dict()
+        optimizer["state"] = saved.optimizer
+        optimizer["param_groups"] = [
+            {**old, **new} for old, new in zip(optimizer["param_groups"], saved.record["param_groups"], strict=True)
+        ]
+        self._optimizer.load_state_dict(optimizer)
+        self._schedule.load_state_dict(saved.record["schedule"])
+        self.progress = _Progress(**saved.record["progress"])
+        return True
+
+    def fit(
+        self, on_epoch: Callable[[Epoch], object] | None = None, on_step: Callable[[int], object] | None = None
+    ) -> None:
+        """Train until the last epoch or until patience ends; then load the weights to keep.
+
+        Args:
+            on_epoch: Called after every epoch, once its checkpoint is on disk.
+            on_step: Called after every step with the step's number.
+
+        Raises:
+            DataError: With code ``diverged`` where the loss stops being a number.
+        """
+        while not self.finished:
+            epoch = self._run_epoch(on_step)
+            self._save()
+            if on_epoch:
+                on_epoch(epoch)
+        if self.config.keep == "best":
+            self.network.load_state_dict(self._best)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last epoch is done or patience has run out."""
+        late = self.progress.epoch - self.progress.best_epoch if self.config.keep == "best" else 0
+        return self.progress.epoch >= self.config.epochs or (self.progress.epoch > 0 and late >= self.config.patience)
+
+    def _run_epoch(self, on_step: Callable[[int], object] | None) -> Epoch:
+        started = time.perf_counter()
+        rate = float(self._optimizer.param_groups[0]["lr"])
+        loss, accuracy = self._train_epoch(on_step)
+        metrics = self._validate()
+        if self.config.schedule == "step":
+            self._schedule.step()
+        self.progress.epoch += 1
+        best = metrics is not None and metrics.loss < self.progress.best_loss
+        if metrics is not None and best:
+            self.progress.best_loss, self.progress.best_epoch = metrics.loss, self.progress.epoch
+            self._best = _copy_state(self.network)
+        epoch = Epoch(self.progress.epoch, loss, accuracy, metrics, rate, time.perf_counter() - started, best)
+        row = {"epoch": epoch.number, "train_loss": loss, "train_accuracy": accuracy, "learning_rate": rate}
+        if metrics is not None:
+            row |= {"validation_loss": metrics.loss, "validation_accuracy": metrics.accuracy}
+        self.progress.history.append(row | {"seconds": epoch.seconds})
+        return epoch
+
+    def _train_epoch(self, on_step: Callable[[int], object] | None) -> tuple[float, float]:
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.progress.epoch)
+        order = self._draw(generator)
+        self.network.train()
+        total = torch.zeros(3, device=self.device)
+        for step, chosen in enumerate(order.split(self.config.batch_size)[: self.steps_per_epoch], start=1):
+            batch, labels, targets = self._batch(chosen, generator)
+            loss, correct = self._step(batch, labels, targets)
+            total += torch.stack((loss, correct, (labels != OUTLIER).sum()))
+            if on_step:
+                on_step(step)
+        summed_loss, right, known = total.tolist()
+        mean_loss, accuracy = summed_loss / self.steps_per_epoch, right / max(1.0, known)
+        if not math.isfinite(mean_loss):
+            raise DataError("diverged", "The training loss is not a number any more; try a smaller learning rate.")
+        return mean_loss, accuracy
+
+    def _draw(self, generator: torch.Generator) -> torch.Tensor:
+        wanted = self.steps_per_epoch * self.config.batch_size
+        if self._weights is not None:
+            return torch.multinomial(self._weights, wanted, replacement=True, generator=generator)
+        rounds = [torch.randperm(len(self.train), generator=generator) for _ in range(-(-wanted // len(self.train)))]
+        return torch.cat(rounds)[:wanted]
+
+    def _batch(
+        self, chosen: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        pixels = self._pixels[chosen.to(self._pixels.device)].to(self.device, non_blocking=True)
+        height, width = self.preprocessing.height, self.preprocessing.width
+        views = self.config.augmentation.apply(pixels, height, width, generator)
+        batch = self.preprocessing.normalise(views).contiguous(memory_format=torch.channels_last)
+        labels, targets = (part[chosen].to(self.device, non_blocking=True) for part in (self._labels, self._targets))
+        return batch, labels, targets
+
+    def _step(
+        self, batch: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
+            logits = self.network(batch)
+        loss = functional.cross_entropy(logits.float(), targets)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self._optimizer.step()
+        if self.config.schedule == "one-cycle":
+            self._schedule.step()
+        return loss.detach(), (logits.argmax(1) == labels).float().sum()
+
+    def _validate(self) -> Metrics | None:
+        if self.validation is None:
+            return None
+        logits, _ = predict_outputs(self.network, self.validation.inputs, self.preprocessing, self.config.batch_size)
+        if not np.isfinite(logits).all():
+            raise DataError("diverged", "The network's outputs are not numbers any more; try a smaller learning rate.")
+        labels = _indices(self.validation.labels, len(self.class_names)).numpy()
+        return measure(_softmax(logits), labels, self.class_names)
+
+    def _identity(self) -> dict[str, object]:
+        return {
+            "config": self.config.model_dump(mode="json"),
+            "preprocessing": self.preprocessing.model_dump(mode="json"),
+            "images": [_fingerprint(images) for images in (self.train, self.validation) if images],
+            "origin": self.origin,
+            "classes": list(self.class_names),
+        }
+
+    def _save(self) -> None:
+        if self.checkpoint is None:
+            return
+        optimizer = self._optimizer.state_dict()
+        schedule = {key: value for key, value in self._schedule.state_dict().items() if not callable(value)}
+        record = {
+            "config": self._identity(),
+            "param_groups": [
+                {key: value for key, value in group.items() if key != "params"} for group in optimizer["param_groups"]
+            ],
+            "schedule": schedule,
+            "progress": vars(self.progress),
+        }
+        save_checkpoint(self.checkpoint, self.network.state_dict(), self._best, optimizer["state"], record)
+
+
+def predict_outputs(
+    network: ResNet, pixels: torch.Tensor, preprocessing: Preprocessing, batch_size: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Classify prepared images in evaluation mode; the network is left in it.
+
+    Args:
+        network: The network.
+        pixels: (N, H, W, 3) uint8.
+        preprocessing: Its record.
+        batch_size: Images per forward pass.
+
+    Returns:
+        Logits (N, C) and pooled features (N, K), float32.
+    """
+    device = next(network.parameters()).device
+    network.eval()
+    logits: list[torch.Tensor] = []
+    features: list[torch.Tensor] = []
+    with torch.inference_mode():
+        for part in pixels.split(batch_size):
+            batch = preprocessing.normalise(part.to(device)).contiguous(memory_format=torch.channels_last)
+            outputs = forward(network, batch)
+            logits.append(outputs.logits.float().cpu())
+            features.append(outputs.features.float().cpu())
+    return torch.cat(logits).numpy(), torch.cat(features).numpy()
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    return torch.from_numpy(logits).softmax(1).numpy()
+
+
+def _indices(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """Accept class indices (N,) or one-hot rows (N, C); return indices."""
+    if labels.ndim == 1:
+        return labels.long()
+    if labels.ndim == 2 and labels.shape[1] == num_classes:
+        return labels.argmax(1)
+    raise DataError(
+        "labels-shape", f"Labels are class indices (N,) or one-hot (N, {num_classes}), not {tuple(labels.shape)}."
+    )
+
+
+def _targets(labels: torch.Tensor, num_classes: int, smoothing: float) -> torch.Tensor:
+    """Return what the softmax shall be, (N, C) float32: smoothed one-hot rows, uniform for outliers."""
+    one_hot = functional.one_hot(labels.clamp_min(0), num_classes).float()
+    uniform = torch.full_like(one_hot, 1 / num_classes)
+    return torch.where((labels == OUTLIER).unsqueeze(1), uniform, torch.lerp(one_hot, uniform, smoothing))
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16, and does not only emulate it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    known: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    return device.type == "cpu" and bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+
+
+def _resident(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Move the images to a GPU that has room for them three times; elsewhere they stay where they are."""
+    if device.type != "cuda":
+        return pixels
+    free, _ = torch.cuda.mem_get_info(device)
+    return pixels.to(device) if free > 3 * pixels.nbytes else pixels
+
+
+def _fingerprint(images: ImageSet) -> str:
+    """SHA-256 of which images these are, and of their labels and sources."""
+    digest = hashlib.sha256()
+    for sample in images.samples:
+        digest.update(f"{sample.path}\0{sample.label}\0{sample.source}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _optimizer(network: ResNet, config: TrainingConfig) -> Adam | AdamW:
+    kind = AdamW if config.optimizer == "adamw" else Adam
+    return kind(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+
+
+def _schedule(optimizer: Adam | AdamW, config: TrainingConfig, steps_per_epoch: int) -> LRScheduler:
+    if config.schedule == "step":
+        return StepLR(optimizer, config.step_size, config.gamma)
+    return OneCycleLR(optimizer, config.learning_rate, total_steps=config.epochs * steps_per_epoch + 1)
+
+
+def _copy_state(network: ResNet) -> dict[str, torch.Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}

@@ -1,0 +1,163 @@
+"""What a run found, per slide: counts, shares with intervals, and the cells that the report shows.
+
+The parts of a run are read one after the other, and a slide's cells are dropped once its page is written: what
+stays is a few numbers per slide.
+"""
+
+from __future__ import annotations
+
+import csv
+import heapq
+import io
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from core.evaluation.differential import Share, share
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from pipelines.classification.run_folder import RunFolder
+
+__all__ = ["Cell", "Slide", "slides_csv", "summarise"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Cell:
+    """One classified cell, as the report shows it; cells order by confidence."""
+
+    confidence: float
+    image: str
+    label: str = field(compare=False)
+    flag: str = field(compare=False)
+    probabilities: tuple[float, ...] = field(compare=False)
+    gradcam: str | None = field(compare=False)
+    size: tuple[int, int] = field(compare=False)
+    sheet: tuple[int, int] = field(compare=False)
+
+
+@dataclass
+class Slide:
+    """One slide.
+
+    Attributes:
+        name: Its name.
+        counts: Cells per class.
+        flagged: Cells per flag.
+        kept: Per class, a heap of the least confident cells.
+        errors: The first unreadable files: image, code, message.
+        n_errors: How many there are in all.
+    """
+
+    name: str
+    counts: Counter[str] = field(default_factory=Counter)
+    flagged: Counter[str] = field(default_factory=Counter)
+    kept: dict[str, list[tuple[float, tuple[int, int], Cell]]] = field(default_factory=dict)
+    errors: list[tuple[str, str, str]] = field(default_factory=list)
+    n_errors: int = 0
+
+    @property
+    def n(self) -> int:
+        """Classified cells."""
+        return self.counts.total()
+
+    def count(self, cell: Cell, shown: int) -> None:
+        """Count one cell; keep it if it is among the `shown` least confident ones of its class."""
+        self.counts[cell.label] += 1
+        if cell.flag:
+            self.flagged[cell.flag] += 1
+        heap = self.kept.setdefault(cell.label, [])
+        item = (-cell.confidence, cell.sheet, cell)
+        if len(heap) < shown:
+            heapq.heappush(heap, item)
+        else:
+            heapq.heappushpop(heap, item)
+
+    def count_error(self, row: dict[str, str], shown: int) -> None:
+        """Count one unreadable file; keep the first `shown`."""
+        self.n_errors += 1
+        if len(self.errors) < shown:
+            self.errors.append((row["image"], row["code"], row["message"]))
+
+    def cells(self, label: str) -> list[Cell]:
+        """Return the cells of a class that were kept, least confident first."""
+        return sorted(item[2] for item in self.kept.get(label, ()))
+
+    def forget(self) -> None:
+        """Drop the cells and errors that were kept; the counts stay."""
+        self.kept.clear()
+        self.errors.clear()
+
+    def share(self, label: str) -> Share:
+        """Share of a class among the classified cells, in percent."""
+        return share(self.counts[label], self.n)
+
+
+def summarise(run: RunFolder, class_names: Sequence[str], shown: int, top: str) -> Iterator[Slide]:
+    """Read a run once, part by part, and yield each slide as soon as its last part has passed.
+
+    Args:
+        run: The run, all parts finished.
+        class_names: The bundle's classes.
+        shown: Cells that are kept per slide and class, and errors per slide.
+        top: The slide of the images directly in SLIDES; they stand between the other slides, so it comes last.
+    """
+    begun: dict[str, Slide] = {}
+    errors = dict(run.part_files("errors"))
+    for part, name in run.part_files("predictions"):
+        tables = (run.read_table(name), run.read_table(errors[part]))
+        for index, row in enumerate(tables[0].to_pylist()):
+            slide = begun.setdefault(row["slide"], Slide(row["slide"]))
+            slide.count(_cell(row, class_names, (part, index)), shown)
+        for row in tables[1].to_pylist():
+            begun.setdefault(row["slide"], Slide(row["slide"])).count_error(row, shown)
+        present = {name for table in tables for name in table.column("slide").unique().to_pylist()}
+        for done in sorted(begun.keys() - present - {top}):
+            yield begun.pop(done)
+    yield from (begun[name] for name in sorted(begun, key=lambda name: (name == top, name)))
+
+
+def _cell(row: dict[str, object], class_names: Sequence[str], sheet: tuple[int, int]) -> Cell:
+    return Cell(
+        confidence=float(row["confidence"]),  # type: ignore[arg-type]
+        image=str(row["image"]),
+        label=str(row["label"]),
+        flag=str(row["flag"]),
+        probabilities=tuple(float(row[f"p_{name}"]) for name in class_names),  # type: ignore[arg-type]
+        gradcam=row["gradcam"],  # type: ignore[arg-type]
+        size=(int(row["width"]), int(row["height"])),  # type: ignore[call-overload]
+        sheet=sheet,
+    )
+
+
+def slides_csv(slides: Iterable[Slide], class_names: Sequence[str]) -> str:
+    """Return ``slides.csv``: one row per slide; percentages and their 95 % limits with two decimals."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    limits = [f"pct_{name}_{end}" for name in class_names for end in ("low", "high")]
+    writer.writerow(
+        [
+            "slide",
+            "n",
+            *(f"n_{name}" for name in class_names),
+            *(f"pct_{name}" for name in class_names),
+            *limits,
+            "n_flagged",
+            "n_errors",
+        ]
+    )
+    for slide in slides:
+        shares = [slide.share(name) for name in class_names]
+        writer.writerow(
+            [
+                slide.name,
+                slide.n,
+                *(slide.counts[name] for name in class_names),
+                *(f"{part.percent:.2f}" for part in shares),
+                *(f"{value:.2f}" for part in shares for value in (part.low, part.high)),
+                slide.flagged.total(),
+                slide.n_errors,
+            ]
+        )
+    return text.getvalue()

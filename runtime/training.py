@@ -1,0 +1,36 @@
+"""Preparing a training run in front of a user: progress, warnings, what was left out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from core.data.laboratories import TrainingData
+from core.training.run import TrainingRun
+from runtime.progress import Progress, say
+
+if TYPE_CHECKING:
+    from core.training.run import TrainingSettings
+
+__all__ = ["prepare_run"]
+
+
+def prepare_run(settings: TrainingSettings, *, device: str, threads: int) -> TrainingRun:
+    """Read and decode what a run learns from, and say what is there.
+
+    Args:
+        settings: The options.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        threads: To decode with.
+
+    Raises:
+        LeukorayError: Where recipe, weights or data cannot be used.
+    """
+    data = TrainingData.read(settings)
+    if settings.groups is None:
+        say("warning: without --groups, views of one field can be on both sides of the split; see pipelines/audit.py")
+    with Progress(data.size, "images decoded") as progress:
+        run = TrainingRun.prepare(settings, device=device, threads=threads, data=data, on_image=progress.advance)
+    for bad in run.images.unreadable:
+        say(f"left out: {bad.path}: {bad.message} [{bad.code}]")
+    say(f"data: {len(run.images):,} images of {int(run.images.sources.max()) + 1:,} sources")
+    return run

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import csv
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import pytest
+
+from core.images.cells import CellFinder, find_nucleus
+from core.images.decoder import decode
+from core.images.drawings import CLASS_NAMES, draw_field
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize("kind", CLASS_NAMES)
+def test_the_drawn_cell_is_found_at_any_magnification(kind: str) -> None:
+    rgb = draw_field(kind, np.random.default_rng(5))
+    reference = find_nucleus(rgb)
+    assert reference is not None
+    for factor in (0.4, 2.0, 5.0):
+        scaled = cv2.resize(rgb, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+        found = find_nucleus(np.asarray(scaled, np.uint8))
+        assert found is not None
+        np.testing.assert_allclose(np.array(found) / factor, reference, atol=8)
+
+
+def test_the_square_stays_inside_the_image_and_holds_the_nucleus(fields: list[np.ndarray]) -> None:
+    for rgb in fields:
+        nucleus, box = find_nucleus(rgb), CellFinder().box(rgb)
+        assert nucleus is not None
+        assert box is not None
+        assert box.right - box.left == pytest.approx(box.bottom - box.top)
+        assert box.left >= 0
+        assert box.top >= 0
+        assert box.right <= rgb.shape[1] + 1e-6
+        assert box.bottom <= rgb.shape[0] + 1e-6
+        assert box.left <= nucleus.left + 1
+        assert box.right >= nucleus.right - 1
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_a_blank_image_has_no_cell(value: int) -> None:
+    assert find_nucleus(np.full((240, 320, 3), value, np.uint8)) is None
+
+
+def test_a_field_without_a_white_cell_has_no_nucleus() -> None:
+    assert find_nucleus(draw_field("NEUTROPHIL", np.random.default_rng(0), oddity="no-cell")) is None
+
+
+def test_on_real_views_the_size_agrees_with_the_original_field(blood_cells: Path) -> None:
+    with (blood_cells / "sources.csv").open(newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["path"].startswith("TRAIN") and row["source"]]
+    agreed = 0
+    chosen = list(islice(rows, 0, None, 100))
+    for row in chosen:
+        view = find_nucleus(decode((blood_cells / "images" / row["path"]).read_bytes()).rgb)
+        field = find_nucleus(decode((blood_cells / "originals" / f"{row['source']}.jpg").read_bytes()).rgb)
+        if view is None or field is None:
+            continue
+        sizes = [max(box.right - box.left, box.bottom - box.top) for box in (view, field)]
+        agreed += abs(np.log(2 * sizes[0] / sizes[1])) < 0.45
+    assert agreed / len(chosen) > 0.97

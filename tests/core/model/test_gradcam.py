@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import warnings
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from core.errors import SettingsError
+from core.images.decoder import decode
+from core.model.bundle import Bundle, load_bundle
+from core.model.engine import forward
+from core.model.gradcam import autograd_gradcam, normalise_maps, one_pass_gradcam
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def batch_of(bundle: Bundle, images: list[np.ndarray]) -> torch.Tensor:
+    preprocessing = bundle.record.preprocessing
+    pixels = np.stack([preprocessing.prepare(rgb).pixels for rgb in images])
+    return preprocessing.normalise(torch.from_numpy(pixels))
+
+
+@pytest.fixture(scope="module")
+def real(shipped: Path, blood_cells: Path) -> tuple[Bundle, torch.Tensor]:
+    """The shipped bundle and twelve real images, three of each class."""
+    bundle = load_bundle(shipped)
+    files = [
+        path
+        for folder in sorted((blood_cells / "images" / "TRAIN").iterdir())
+        for path in islice(sorted(folder.iterdir()), 0, 1500, 500)
+    ]
+    return bundle, batch_of(bundle, [decode(path.read_bytes()).rgb for path in files])
+
+
+def assert_equal_maps(bundle: Bundle, batch: torch.Tensor) -> None:
+    evidence = 0.0
+    for label in range(len(bundle.class_names)):
+        classes = torch.full((len(batch),), label)
+        with torch.inference_mode():
+            fast = one_pass_gradcam(forward(bundle.network, batch).feature_map, bundle.network.fc.weight, classes)
+        reference = autograd_gradcam(bundle.network, batch, classes, bundle.network.layer4)
+        evidence = max(evidence, float(reference.max()))
+        torch.testing.assert_close(fast, reference, atol=1e-5, rtol=0)
+        torch.testing.assert_close(normalise_maps(fast), normalise_maps(reference), atol=1e-5, rtol=0)
+    assert evidence > 0
+
+
+def test_one_pass_equals_autograd_for_every_class(bundle: Bundle, fields: list[np.ndarray]) -> None:
+    assert_equal_maps(bundle, batch_of(bundle, fields))
+
+
+def test_one_pass_equals_autograd_on_real_images(real: tuple[Bundle, torch.Tensor]) -> None:
+    assert_equal_maps(*real)
+
+
+def assert_agrees_with_package(bundle: Bundle, batch: torch.Tensor) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from pytorch_grad_cam import GradCAM
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    size = tuple(batch.shape[2:])
+    for label in range(len(bundle.class_names)):
+        with GradCAM(bundle.network, [bundle.network.layer4]) as package:
+            theirs = package(batch, [ClassifierOutputTarget(label)] * len(batch))
+        classes = torch.full((len(batch),), label)
+        with torch.inference_mode():
+            ours = one_pass_gradcam(forward(bundle.network, batch).feature_map, bundle.network.fc.weight, classes)
+        enlarged = torch.nn.functional.interpolate(ours[:, None], size=size, mode="bilinear", align_corners=False)
+        for mine, other in zip(enlarged[:, 0].numpy(), theirs, strict=True):
+            if mine.max() > 0:  # the package stretches each map to [0, 1]; so is ours for the comparison
+                stretched = (mine - mine.min()) / (mine.max() - mine.min())
+                np.testing.assert_allclose(stretched, other, atol=2e-2)
+
+
+def test_both_agree_with_the_grad_cam_package(bundle: Bundle, fields: list[np.ndarray]) -> None:
+    assert_agrees_with_package(bundle, batch_of(bundle, fields))
+
+
+def test_both_agree_with_the_grad_cam_package_on_real_images(real: tuple[Bundle, torch.Tensor]) -> None:
+    assert_agrees_with_package(*real)
+
+
+def test_the_mean_of_the_class_map_is_the_logit(bundle: Bundle, fields: list[np.ndarray]) -> None:
+    with torch.inference_mode():
+        outputs = forward(bundle.network, batch_of(bundle, fields))
+        maps = torch.einsum("ck,nkhw->nchw", bundle.network.fc.weight, outputs.feature_map)
+        torch.testing.assert_close(maps.mean(dim=(2, 3)) + bundle.network.fc.bias, outputs.logits, atol=1e-5, rtol=1e-4)
+
+
+def test_autograd_leaves_the_network_as_it_was(bundle: Bundle, fields: list[np.ndarray]) -> None:
+    network = bundle.network
+    hooks, gradients = len(network.layer2._forward_hooks), [parameter.grad for parameter in network.parameters()]
+    maps = autograd_gradcam(
+        network, batch_of(bundle, fields), torch.zeros(len(fields), dtype=torch.long), network.layer2
+    )
+    assert maps.shape == (len(fields), 8, 8)
+    assert not network.training
+    assert len(network.layer2._forward_hooks) == hooks
+    assert all(one.grad is other for one, other in zip(network.parameters(), gradients, strict=True))
+
+
+def test_autograd_in_inference_mode_says_so(bundle: Bundle, fields: list[np.ndarray]) -> None:
+    batch = batch_of(bundle, fields[:1])
+    with torch.inference_mode(), pytest.raises(SettingsError, match="inference_mode"):
+        autograd_gradcam(bundle.network, batch, torch.zeros(1, dtype=torch.long), bundle.network.layer4)
+
+
+def test_a_map_without_evidence_stays_zero() -> None:
+    maps = torch.stack((torch.zeros(3, 3), torch.arange(9.0).view(3, 3)))
+    scaled = normalise_maps(maps)
+    assert scaled[0].abs().max() == 0
+    assert scaled[1].max() == 1
+    assert torch.isfinite(scaled).all()

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from core.data.augmentation import Augmentation
+from core.data.class_folders import Sample
+from core.data.image_set import ImageSet
+from core.errors import DataError, SettingsError
+from core.images.preprocessing import Preprocessing
+from core.model.network import build_network
+from core.training.config import TrainingConfig
+from core.training.trainer import Epoch, Trainer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PREPROCESSING = Preprocessing(height=32, width=32)
+
+
+def images(count: int = 24, *, one_hot: bool = False) -> ImageSet:
+    """Two classes that differ in brightness."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(count) % 2
+    noise = torch.randint(0, 60, (count, 32, 32, 3), generator=generator)
+    pixels = (noise + 120 * labels.view(-1, 1, 1, 1)).to(torch.uint8)
+    samples = tuple(Sample(path=None, label=int(label), source=None) for label in labels)  # type: ignore[arg-type]
+    targets = torch.nn.functional.one_hot(labels) if one_hot else labels
+    return ImageSet(pixels, targets, torch.arange(count), samples)
+
+
+def trainer(config: TrainingConfig, checkpoint: Path | None = None, **options: bool) -> Trainer:
+    torch.manual_seed(0)
+    data = images(**options)
+    return Trainer(build_network(2), config, PREPROCESSING, data, data, ("DARK", "LIGHT"), checkpoint=checkpoint)
+
+
+def config(**changes: object) -> TrainingConfig:
+    augmentation = Augmentation(brightness=0, contrast=0, saturation=0, hue=0)
+    return TrainingConfig.model_validate(
+        {"epochs": 4, "batch_size": 8, "learning_rate": 3e-4, "augmentation": augmentation} | changes
+    )
+
+
+def test_it_learns_and_keeps_the_best_weights() -> None:
+    run = trainer(config(epochs=12, patience=12, learning_rate=1e-3))
+    epochs: list[Epoch] = []
+    run.fit(epochs.append)
+    best = min(epochs, key=lambda epoch: epoch.metrics.loss)
+    assert run._validate().loss == pytest.approx(best.metrics.loss, abs=1e-6)
+    assert best.metrics.accuracy == 1.0
+
+
+def test_the_last_weights_are_kept_where_asked_for() -> None:
+    run = trainer(config(keep="last", epochs=2))
+    run.fit()
+    assert any((run._best[name] != value).any() for name, value in run.network.state_dict().items()) or (
+        run.progress.best_epoch == 2
+    )
+
+
+def test_the_same_seed_gives_the_same_weights() -> None:
+    runs = [trainer(config(epochs=1)) for _ in range(2)]
+    for run in runs:
+        run.fit()
+    for one, other in zip(runs[0].network.parameters(), runs[1].network.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("schedule", ["step", "one-cycle"])
+def test_a_killed_run_continues_to_the_same_weights(schedule: str, tmp_path: Path) -> None:
+    settings = config(schedule=schedule, step_size=1, gamma=0.5)
+    undisturbed = trainer(settings)
+    undisturbed.fit()
+
+    killed = trainer(settings, tmp_path / "c.safetensors")
+
+    def kill(epoch: Epoch) -> None:
+        if epoch.number == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        killed.fit(kill)
+    resumed = trainer(settings, tmp_path / "c.safetensors")
+    assert resumed.resume()
+    assert resumed.progress.epoch == 2
+    resumed.fit()
+    assert [row["epoch"] for row in resumed.progress.history] == [1, 2, 3, 4]
+    for one, other in zip(undisturbed.network.parameters(), resumed.network.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+
+
+def test_resuming_with_other_settings_is_refused(tmp_path: Path) -> None:
+    trainer(config(epochs=1), tmp_path / "c.safetensors").fit()
+    with pytest.raises(SettingsError, match="other settings"):
+        trainer(config(epochs=2), tmp_path / "c.safetensors").resume()
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "c.safetensors").write_bytes(b"\0" * 50)
+    with pytest.raises(DataError, match="cannot be read"):
+        trainer(config(), tmp_path / "c.safetensors").resume()
+
+
+def test_nothing_to_resume_is_not_an_error(tmp_path: Path) -> None:
+    assert not trainer(config(), tmp_path / "none.safetensors").resume()
+
+
+def test_one_hot_labels_train_the_same() -> None:
+    runs = [trainer(config(epochs=1), one_hot=one_hot) for one_hot in (False, True)]
+    for run in runs:
+        run.fit()
+    torch.testing.assert_close(runs[0].network.fc.weight, runs[1].network.fc.weight, atol=0, rtol=0)
+
+
+def test_labels_of_another_shape_are_refused() -> None:
+    data = images()
+    wrong = ImageSet(data.pixels, torch.zeros(24, 5), data.sources, data.samples)
+    with pytest.raises(DataError, match=r"\(24, 5\)"):
+        Trainer(build_network(2), config(), PREPROCESSING, wrong, data, ("DARK", "LIGHT"))
+
+
+def test_patience_stops_early() -> None:
+    run = trainer(config(epochs=30, patience=1, learning_rate=0.3))
+    run.fit()
+    assert run.progress.epoch < 30
+
+
+def test_a_loss_that_is_no_number_ends_the_run() -> None:
+    with pytest.raises(DataError) as caught:
+        trainer(config(learning_rate=1e30, epochs=6, patience=6)).fit()
+    assert caught.value.code == "diverged"
+
+
+def test_step_decay_is_the_notebooks() -> None:
+    rates: list[float] = []
+    trainer(config(epochs=4, step_size=2, gamma=0.1, patience=9)).fit(lambda epoch: rates.append(epoch.learning_rate))
+    np.testing.assert_allclose(rates, [3e-4, 3e-4, 3e-5, 3e-5])
+
+
+def test_balance_draws_rare_sources_as_often() -> None:
+    data = images(20)
+    sources = torch.tensor([0] * 17 + [1, 2, 3])
+    labels = torch.tensor([0] * 17 + [0, 1, 1])
+    skewed = ImageSet(data.pixels, labels, sources, data.samples)
+    run = Trainer(build_network(2), config(balance="source"), PREPROCESSING, skewed, skewed, ("A", "B"))
+    assert run._weights is not None
+    share = run._weights / run._weights.sum()
+    np.testing.assert_allclose([share[:17].sum(), share[17], share[18], share[19]], [0.25] * 4)
+
+
+def test_augmentation_without_amounts_changes_nothing() -> None:
+    still = Augmentation(
+        horizontal_flip=False, vertical_flip=False, rotation=0, brightness=0, contrast=0, saturation=0, hue=0
+    )
+    pixels = images(4).pixels
+    views = still.apply(pixels, 32, 32, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(views, pixels.permute(0, 3, 1, 2).float(), atol=1e-3, rtol=0)
+
+
+def test_augmentation_is_decided_by_the_generator() -> None:
+    views = [Augmentation(rotation=90).apply(images(4).pixels, 32, 32, torch.Generator().manual_seed(3)) for _ in "ab"]
+    torch.testing.assert_close(*views, atol=0, rtol=0)
+    assert views[0].min() >= 0
+    assert views[0].max() <= 255

@@ -1,0 +1,102 @@
+"""Every figure of a bundle's card and of the README: ``python tools/figures.py DATA --out FIGURES``.
+
+DATA holds `blood-cells` and `pbc`, laid out as their own pages describe. Each evaluation is written into the bundle.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+if __package__ in {None, ""}:  # started as a script: let the project's packages be found, not this folder's files
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+
+from core.errors import DataError
+from core.model.bundle import load_bundle
+from core.settings import Settings
+from pipelines.evaluate import EvaluateSettings
+from pipelines.evaluate import run as evaluate
+from runtime.command import refuse_existing, run_command
+
+__all__ = ["FiguresSettings", "figures", "main", "readme_table"]
+
+_PROJECT = Path(__file__).resolve().parents[1]
+_MARKS = re.compile(r"(<!-- figures -->\n).*?(<!-- end of figures -->)", re.DOTALL)
+
+
+class FiguresSettings(Settings):
+    """Evaluate the bundle that ships on everything that its card and the README speak of, and write them anew."""
+
+    data: CliPositionalArg[Path] = Field(description="folder that holds blood-cells and pbc")
+    out: Path = Field(description="folder of the reports")
+    bundle: Path = Field(_PROJECT / "models" / "blood-cells", description="the bundle")
+    readme: Path = Field(_PROJECT / "README.md", description="its table of figures is replaced")
+
+
+def figures(settings: FiguresSettings) -> int:
+    """Run the command; return its exit code.
+
+    Raises:
+        LeukorayError: Where data or bundle cannot be used.
+    """
+    for name in ("blood-cells", "pbc"):
+        if not (settings.data / name).is_dir():
+            raise DataError("not-found", f"{settings.data} holds no folder {name}.")
+    text = settings.readme.read_text(encoding="utf-8")
+    if not _MARKS.search(text):
+        raise DataError("no-marks", f"{settings.readme} has no place for the figures (<!-- figures -->).")
+    refuse_existing(settings.out)
+    cells = settings.data / "blood-cells"
+    test: dict[str, Any] = {
+        "data": cells / "images" / "TEST",
+        "groups": str(cells / "sources.csv"),
+        "protocol": "notebook",
+    }
+    looks: dict[str, dict[str, Any]] = {
+        "TEST": test,
+        "TEST_SIMPLE": {"data": cells / "images" / "TEST_SIMPLE"},
+        "PBC, other half": {"data": settings.data / "pbc" / "images", "unknown": ["BASOPHIL"], "half": "odd"},
+    }
+    for name, options in looks.items():
+        out = settings.out / name.split(",")[0].lower()
+        evaluate(EvaluateSettings.model_validate({"bundle": settings.bundle, "out": out, "record": name} | options))
+    table = readme_table(load_bundle(settings.bundle).metrics)
+    settings.readme.write_text(_MARKS.sub(lambda found: found[1] + table + found[2], text), encoding="utf-8")
+    return 0
+
+
+def readme_table(metrics: dict[str, Any]) -> str:
+    """Return the README's table of figures, Markdown, from a bundle's metrics."""
+    rows = [
+        ("TRAIN, fields left out of training", metrics["validation"]),
+        ("TEST", metrics["looks"]["TEST"]["evaluation"]),
+        ("another laboratory, images left out of training", metrics["looks"]["PBC, other half"]["evaluation"]),
+    ]
+    lines = ["| | images right | sources right | loss | calibration error |", "|---|---|---|---|---|"]
+    for name, evaluation in rows:
+        image, source = evaluation["image"], evaluation["source"]
+        right = sum(source["confusion"][index][index] for index in range(len(source["confusion"])))
+        lines.append(
+            f"| {name} | {_percent(image['accuracy'])} of {image['n']:,} | {right} of {source['n']}"
+            f" | {image['loss']['value']:.2f} | {image['ece']['value']:.3f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _percent(interval: dict[str, float]) -> str:
+    value, low, high = (100 * interval[name] for name in ("value", "low", "high"))
+    return f"{value:.1f} % ({low:.1f} to {high:.1f})"
+
+
+def main() -> int:
+    """Entry point of the command."""
+    return run_command(FiguresSettings, figures)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
