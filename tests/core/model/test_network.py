@@ -65,7 +65,7 @@ def test_a_pickle_that_runs_code_is_not_run(tmp_path: Path) -> None:
 def test_core_imports_without_ray() -> None:
     script = (
         "import sys\n"
-        "blocked = {'ray', 'fastapi', 'starlette', 'pydantic_settings', 'jinja2', 'pyarrow', 'tqdm'}\n"
+        "blocked = {'ray', 'fastapi', 'starlette', 'pydantic_settings', 'jinja2', 'pyarrow'}\n"
         "class Block:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name.partition('.')[0] in blocked:\n"
