@@ -146,7 +146,7 @@ class TrainingRun:
         Raises:
             DataError: With code ``too-few-sources``.
         """
-        return self.data.folds(self.images, round(1 / self.settings.validation_share), self.settings.seed)[0]
+        return self.data.split(self.images, self.settings.validation_share, self.settings.seed)
 
     def left_out(self, rows: list[int]) -> int:
         """Count the images of the main data set that are not among `rows`: unreadable, unnamed, or set aside."""
