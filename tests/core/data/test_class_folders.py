@@ -110,10 +110,7 @@ def test_names_as_people_write_them_are_classes(folders: Path, name: str) -> Non
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
-        (
-            "A=B",
-            r"'A=B' cannot be the name of a class: it has equals sign; use letters, digits, spaces and - _ \. , \+ & \( \)",
-        ),
+        ("A=B", r"'A=B' cannot be .* it has equals sign; use letters, digits, spaces and - _ \. , \+ & \( \)"),
         ("früh<b>", "'früh<b>' cannot .* it has less-than sign, greater-than sign"),
         ("x" * 65, "more than 64 bytes; shorten"),
         ("accuracy", "tables use this word"),
