@@ -1,1 +1,1 @@
-"""Ray Serve: the HTTP application and its page (not built yet)."""
+"""Online prediction over HTTP, on Ray Serve: the application, its page and the command that runs it."""
