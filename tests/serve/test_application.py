@@ -51,14 +51,14 @@ class Held:
 
     def __init__(self, classifier: Any) -> None:
         self.gate, self.sizes = threading.Event(), []
-        run = classifier._batcher._run
+        process = classifier._batcher._process
 
         def held(items: list[Any]) -> list[Any]:
             self.sizes.append(len(items))
             self.gate.wait(10)
-            return run(items)
+            return process(items)
 
-        classifier._batcher._run = held
+        classifier._batcher._process = held
 
 
 def post(client: httpx.AsyncClient, **more: Any) -> asyncio.Task[httpx.Response]:
@@ -263,7 +263,7 @@ def test_a_bundle_that_cannot_be_used_is_refused(
 
 def test_an_image_that_breaks_the_network_fails_alone(settings: ServeSettings) -> None:
     app, classifier = local_application(settings)
-    predict = classifier._current.predictor.predict
+    predict = classifier.bundles.current.predictor.predict
     calls = 0
 
     def picky(images: Any, *, gradcam: bool = True) -> Any:
@@ -273,7 +273,7 @@ def test_an_image_that_breaks_the_network_fails_alone(settings: ServeSettings) -
             raise RuntimeError("no")
         return predict(images, gradcam=gradcam)
 
-    classifier._current.predictor.predict = picky  # pyright: ignore[reportAttributeAccessIssue]
+    classifier.bundles.current.predictor.predict = picky  # pyright: ignore[reportAttributeAccessIssue]
     dark = encoded(picture().point(lambda value: value // 4), "PNG")
 
     async def conversation(client: httpx.AsyncClient) -> None:
