@@ -154,7 +154,7 @@ def _until_asked_to_stop() -> Generator[list[int]]:
 
 def main() -> int:
     """Entry point of the command."""
-    return run_command(StandaloneSettings, run)
+    return run_command(StandaloneSettings, serve)
 
 
 if __name__ == "__main__":
