@@ -103,7 +103,7 @@ def test_siblings_of_what_failed_have_ended() -> None:
 
     async def fails() -> None:
         await asyncio.sleep(0.01)
-        raise ValueError
+        raise ValueError("one of them")
 
     async def waits() -> None:
         try:
@@ -113,7 +113,7 @@ def test_siblings_of_what_failed_have_ended() -> None:
             raise
 
     async def main() -> None:
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match="one of them"):
             await all_of([waits(), fails(), waits()])
         assert ended == ["cancelled", "cancelled"]
 
