@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -47,7 +48,7 @@ def test_scrapes_of_two_ingresses_never_fall(small_bundle: Path) -> None:
         return pages
 
     pages = asyncio.run(main())
-    for before, after in zip(pages, pages[1:], strict=False):
+    for before, after in itertools.pairwise(pages):
         fallen = [name for name, value in before.items() if after.get(name, -1.0) < value]
         assert fallen == []
     total = sum(value for name, value in pages[-1].items() if name[0] == "leukoray_images_total")
