@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,7 +19,8 @@ def replacing(path: Path) -> Generator[Path]:
     """Give a temporary file beside `path` to write to; when the block ends, it takes the place of `path`.
 
     A reader, and whoever comes after a kill, finds the old file or the new one, never half of it. Where the block
-    fails, `path` stays as it was and nothing is left behind. Missing folders above `path` are made.
+    fails, `path` stays as it was, nothing is left behind, and an error of the disk names `path`. Missing folders above
+    `path` are made.
 
     Example:
         >>> with replacing(path) as unfinished:
@@ -30,8 +31,11 @@ def replacing(path: Path) -> Generator[Path]:
     try:
         yield unfinished
         unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in {None, str(unfinished)}:
+            error.filename = str(path)
         raise
 
 

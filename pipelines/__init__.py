@@ -1,1 +1,1 @@
-"""Batch entry points: classify a folder of slides, train, draw demo slides."""
+"""The commands: classify a folder of slides, train, evaluate, audit, export, draw and classify a demo."""

@@ -37,8 +37,8 @@ def run_command(model: type[_Model], work: Callable[[_Model], int], argv: Sequen
     """Parse the command line into `model`, call `work`, return the exit code.
 
     Args:
-        model: The command's settings; its docstring and field descriptions are the help text.
-        work: The command.
+        model: Settings model of the command; its docstring and field descriptions are the help text.
+        work: Function that does the command's work and returns the exit code.
         argv: Arguments; by default the process's own.
 
     Returns:
@@ -57,20 +57,20 @@ def run_command(model: type[_Model], work: Callable[[_Model], int], argv: Sequen
         print(f"error: {error}", file=sys.stderr)
         return USAGE
     except KeyboardInterrupt:
-        print("stopped; continue with --resume", file=sys.stderr)
+        print("stopped; continue with --resume" if "resume" in model.model_fields else "stopped", file=sys.stderr)
         return INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 def refuse_existing(out: Path) -> None:
-    """Refuse an output folder that is there and not empty.
+    """Refuse an output folder that exists and is not empty, so that no command overwrites what it did not write.
 
     Raises:
         SettingsError: With code ``out-exists``.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise SettingsError("out-exists", f"{out} exists already; choose another folder or remove it.")
+        raise SettingsError("out-exists", f"{out} exists already; choose another folder, or remove it yourself.")
 
 
 def _parse(model: type[_Model], arguments: list[str]) -> _Model:

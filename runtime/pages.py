@@ -17,9 +17,9 @@ def render(package: str, template: str, **content: object) -> str:
     """Fill in a page template; everything in `content` is escaped.
 
     Args:
-        package: Whose ``templates`` folder has it, beside the common ones.
-        template: Its file name.
-        content: The template's variables; ``research_only`` is always there.
+        package: Package whose ``templates`` folder holds the template, beside the common ones of ``runtime``.
+        template: File name of the template.
+        content: Variables of the template; ``research_only`` is always there.
     """
     return _environment(package).get_template(template).render(research_only=RESEARCH_ONLY, **content)
 

@@ -1,4 +1,4 @@
-"""Preparing a training run in front of a user: progress, warnings, what was left out."""
+"""Prepare a training run and tell the user about it: progress, warnings, images that are left out."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def prepare_run(settings: TrainingSettings, *, device: str, threads: int) -> Tra
     """Read and decode what a run learns from, and say what is there.
 
     Args:
-        settings: The options.
+        settings: Options of the command.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        threads: To decode with.
+        threads: Number of threads that decode.
 
     Raises:
-        LeukorayError: Where recipe, weights or data cannot be used.
+        LeukorayError: The recipe, the weights or the data cannot be used.
     """
     data = TrainingData.read(settings)
     if settings.groups is None:

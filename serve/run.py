@@ -152,5 +152,10 @@ def _until_asked_to_stop() -> Generator[list[int]]:
                 signal.signal(number, handler)
 
 
+def main() -> int:
+    """Entry point of the command."""
+    return run_command(StandaloneSettings, serve)
+
+
 if __name__ == "__main__":
-    raise SystemExit(run_command(StandaloneSettings, serve))
+    sys.exit(main())

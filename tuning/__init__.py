@@ -1,1 +1,1 @@
-"""Ray Tune: hyperparameter search (not built yet)."""
+"""Hyperparameter search on Ray Tune."""

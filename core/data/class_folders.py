@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,9 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 """File name endings that a class folder is searched for, in lower case."""
 
 _SPLIT = re.compile(r"(train|test|val|valid|validation|dev|eval|holdout|fold)(?![a-z])", re.IGNORECASE)
-_RESERVED = {"", "accuracy", "macro avg", "weighted avg", "flagged", "errors"}
+_RESERVED = {"accuracy", "macro avg", "weighted avg", "flagged", "errors"}
+_ALLOWED = " -_.,+&()"
+_LONGEST_NAME = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +154,9 @@ def read_class_folders(root: Path, class_names: Sequence[str] | None = None) -> 
         raise DataError("no-classes", f"{root} has no sub-folders; it needs one per class.") from None
     found = [name for name in found if not name.startswith(".")]
     names = tuple(class_names or found)
-    if odd := [name for name in names if not _usable(name)]:
-        raise DataError(
-            "bad-class-name",
-            f"{odd[0]!a} cannot be the name of a class: it needs 1 to 64 letters, digits, spaces, '-' or '_',"
-            " and must not be one that tables use (accuracy, macro avg, weighted avg, flagged, errors).",
-        )
+    for name in names:
+        if problem := _problem(name):
+            raise DataError("bad-class-name", f"{name!r} cannot be the name of a class: {problem}.")
     if len(set(names)) < len(names):
         raise DataError("double-class", f"A class is named twice: {', '.join(names)}.")
     if unknown := sorted(set(found) - set(names)):
@@ -200,6 +200,20 @@ def _folders(root: Path) -> list[Path]:
     return sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _usable(name: str) -> bool:
-    plain = all(letter.isalnum() or letter in " -_" for letter in name)
-    return plain and len(name.encode("utf-8", "replace")) <= 64 and name.lower() not in _RESERVED
+def _problem(name: str) -> str:
+    """Say what is wrong with the name of a class; empty where nothing is."""
+    if name.lower() in _RESERVED:
+        return "tables use this word for something else; rename the folder"
+    if len(name.encode("utf-8", "replace")) > _LONGEST_NAME:
+        return f"it has more than {_LONGEST_NAME} bytes; shorten the folder's name"
+    if odd := sorted({letter for letter in name if not _allowed(letter)}):
+        named = ", ".join(unicodedata.name(letter, f"U+{ord(letter):04X}").lower() for letter in odd)
+        return f"it has {named}; use letters, digits, spaces and {' '.join(_ALLOWED.strip())}"
+    if name != name.strip() or not any(map(str.isalnum, name)):
+        return "it needs a letter or a digit, and no space at its ends"
+    return ""
+
+
+def _allowed(letter: str) -> bool:
+    """Whether a class's name may hold a character; marks are what macOS writes umlauts with."""
+    return letter.isalnum() or letter in _ALLOWED or unicodedata.category(letter).startswith("M")

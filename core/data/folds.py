@@ -15,39 +15,87 @@ if TYPE_CHECKING:
 
     from core.data.class_folders import ClassFolders, Sample
 
-__all__ = ["folds_by_source"]
+__all__ = ["fitting_folds", "folds_by_source", "most_folds"]
+
+_NEAR = 0.01
+_FINEST = 20
 
 
 def folds_by_source(data: ClassFolders, folds: int, seed: int) -> list[tuple[ClassFolders, ClassFolders]]:
-    """Divide into folds so that no source is in two of them, stratified by class.
+    """Divide a data set into folds so that no source is in two of them, stratified by class.
 
     Where sources are named, images without one are left out of every fold, since they could show a
     field of another. Where none are, every image counts as its own source.
 
     Args:
-        data: The data set.
-        folds: How many, 2 or more; fewer where the scarcest class has fewer sources.
-        seed: Of the shuffle.
+        data: Data set to divide.
+        folds: Number of folds, 2 or more; there are fewer where the scarcest class has fewer sources (`most_folds`).
+        seed: Seed of the shuffle.
 
     Returns:
         Per fold, what to train on and what to validate on.
 
     Raises:
-        DataError: With code ``too-few-sources``.
+        DataError: With code ``too-few-sources``; it names the class.
     """
+    samples, groups = _with_sources(data)
+    splitter = StratifiedGroupKFold(min(folds, most_folds(data)), shuffle=True, random_state=seed)
+    sides = splitter.split(np.zeros(len(samples)), [sample.label for sample in samples], groups)
+    return [(_pick(data, samples, train), _pick(data, samples, validation)) for train, validation in sides]
+
+
+def most_folds(data: ClassFolders) -> int:
+    """Return into how many folds a data set can be divided: the number of sources of its scarcest class.
+
+    Raises:
+        DataError: With code ``too-few-sources`` where a class has no source, or one alone; it names the class.
+    """
+    samples, groups = _with_sources(data)
+    sources: dict[int, set[str]] = {sample.label: set() for sample in data.samples}
+    for sample, group in zip(samples, groups, strict=True):
+        sources[sample.label].add(group)
+    if missing := [data.class_names[label] for label, found in sorted(sources.items()) if not found]:
+        raise DataError(
+            "too-few-sources",
+            f"No image of {', '.join(missing)} has a source, so every split would lose it; name its sources, or leave"
+            " the class out.",
+        )
+    label, scarcest = min(sources.items(), key=lambda item: (len(item[1]), item[0]))
+    if len(scarcest) < 2:
+        what = "source" if any(sample.source for sample in data.samples) else "image"
+        raise DataError(
+            "too-few-sources",
+            f"The class {data.class_names[label]} has a single {what}, which cannot be divided into training and"
+            f" validation; add another {what} of it, or leave the class out.",
+        )
+    return len(scarcest)
+
+
+def fitting_folds(share: float, most: int) -> tuple[int, int]:
+    """Choose how many of how many folds come closest to a share of the images.
+
+    Args:
+        share: Share wanted, between 0 and 1.
+        most: Most folds that the data allow, 2 or more.
+
+    Returns:
+        How many folds to take together, and how many there are; the fewest folds that come within a hundredth of
+        `share`, else the closest that `most` allows.
+
+    Example:
+        >>> fitting_folds(0.4, most=50)
+        (2, 5)
+    """
+    pairs = [(taken, count) for count in range(2, min(most, _FINEST) + 1) for taken in range(1, count)]
+    near = [(taken, count) for taken, count in pairs if abs(taken / count - share) <= _NEAR]
+    return near[0] if near else min(pairs, key=lambda pair: abs(pair[0] / pair[1] - share))
+
+
+def _with_sources(data: ClassFolders) -> tuple[list[Sample], list[str]]:
+    """Return the images that can be divided, and the name of each one's source."""
     grouped = any(sample.source for sample in data.samples)
     samples = [sample for sample in data.samples if sample.source or not grouped]
-    groups = [sample.source or str(position) for position, sample in enumerate(samples)]
-    labels = np.array([sample.label for sample in samples])
-    lost = {sample.label for sample in data.samples} - set(labels.tolist())
-    if missing := [name for index, name in enumerate(data.class_names) if index in lost]:
-        raise DataError("too-few-sources", f"No image of {', '.join(missing)} has a source; the split would lose it.")
-    scarcest = min(len({g for g, y in zip(groups, labels, strict=True) if y == label}) for label in set(labels))
-    if scarcest < 2:
-        raise DataError("too-few-sources", "A class has a single source; it cannot be split into two sides.")
-    splitter = StratifiedGroupKFold(min(folds, scarcest), shuffle=True, random_state=seed)
-    sides = splitter.split(np.zeros(len(samples)), labels, groups)
-    return [(_pick(data, samples, train), _pick(data, samples, validation)) for train, validation in sides]
+    return samples, [sample.source or str(position) for position, sample in enumerate(samples)]
 
 
 def _pick(data: ClassFolders, samples: Sequence[Sample], rows: Iterable[int]) -> ClassFolders:

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 
 from core.data.class_folders import ClassFolders, read_class_folders
-from core.data.folds import folds_by_source
+from core.data.folds import fitting_folds, folds_by_source, most_folds
 from core.data.groups import SourceSettings
 from core.data.image_set import OUTLIER, ImageSet, join_images, load_images
 from core.errors import SettingsError
@@ -47,8 +47,8 @@ class TrainingData:
         """List the images and name their sources.
 
         Raises:
-            DataError: Where a folder or a file of groups cannot be used.
-            SettingsError: Where the outliers are known classes, or there is no further data to hold them.
+            DataError: A folder or a file of groups cannot be used.
+            SettingsError: An outlier is a known class, or there is no further data to hold outliers.
         """
         main = read_class_folders(settings.data)
         if settings.outliers and not settings.also:
@@ -77,11 +77,11 @@ class TrainingData:
         Args:
             preprocessing: The record that the network will be used with.
             margin: Room around the input for augmentation, relative to the input's side.
-            threads: To decode with.
+            threads: Number of threads that decode.
             on_image: Called after each image.
 
         Raises:
-            DataError: Where none of a data set's images can be read.
+            DataError: None of a data set's images can be read.
         """
         known = len(self.main.class_names)
         loaded: list[ImageSet] = []
@@ -91,18 +91,43 @@ class TrainingData:
             loaded.append(replace(images, labels=labels))
         return loaded[0] if len(loaded) == 1 else join_images(loaded)
 
+    def split(self, images: ImageSet, share: float, seed: int) -> tuple[list[int], list[int]]:
+        """Divide the images in two by source, stratified by class.
+
+        Args:
+            images: What `load` gave.
+            share: Share of the images wanted for validation, between 0 and 1.
+            seed: Seed of the shuffle.
+
+        Returns:
+            Rows of `images` to train on, and rows to validate on: as near to the share as the sources allow.
+
+        Raises:
+            DataError: With code ``too-few-sources``.
+        """
+        taken, count = fitting_folds(share, min(most_folds(data) for data in self.sets))
+        folds = self.folds(images, count, seed)
+        validation = [row for _, held_out in folds[:taken] for row in held_out]
+        chosen = set(validation)
+        return [
+            row for training, held_out in folds[:1] for row in (*training, *held_out) if row not in chosen
+        ], validation
+
     def folds(self, images: ImageSet, count: int, seed: int) -> list[tuple[list[int], list[int]]]:
         """Divide the images into folds by source.
+
+        Args:
+            images: What `load` gave.
+            count: Number of folds.
+            seed: Seed of the shuffle.
 
         Returns:
             Per fold, the rows of `images` to train on and those to validate on; fewer folds where the scarcest
             class of any set has fewer sources.
         """
         row_of = {sample.path: row for row, sample in enumerate(images.samples)}
-        per_set = [folds_by_source(data, count, seed) for data in self.sets]
-        folds = min(len(sides) for sides in per_set)
-        if any(len(sides) > folds for sides in per_set):
-            per_set = [folds_by_source(data, folds, seed) for data in self.sets]
+        folds = min(count, *(most_folds(data) for data in self.sets))
+        per_set = [folds_by_source(data, folds, seed) for data in self.sets]
         return [
             (
                 [row for sides in per_set for row in _rows(sides[fold][0], row_of)],

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from pyarrow import fs as arrow_fs
 
 from core.errors import DataError
+from core.images.signatures import LONGEST_START, begins_like_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,8 +35,6 @@ IMAGE_SUFFIXES = frozenset({
 })
 # fmt: on
 """Endings that mean an image, whether it can be decoded or not, in lower case."""
-
-_IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\x00", b"MM\x00*", b"GIF87a", b"GIF89a")
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,10 +195,9 @@ def _begins_like_image(path: bytes) -> bool:
     """Look at the first bytes of a local file whose name says nothing."""
     try:
         with open(path, "rb") as stream:
-            head = stream.read(16)
+            return begins_like_image(stream.read(LONGEST_START))
     except OSError:
         return False
-    return head.startswith(_IMAGE_STARTS) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
 
 
 def _explain(error: OSError, what: str) -> tuple[str, str]:

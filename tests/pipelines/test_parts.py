@@ -1,4 +1,4 @@
-"""The pieces of a run that need no cluster: names, records, plans, progress, command lines."""
+"""The pieces of a run that need no cluster: names, lists, tables."""
 
 from __future__ import annotations
 
@@ -7,17 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hostile import odd_contents
-from pydantic import Field
 
-from core.errors import SettingsError
-from core.settings import Settings
 from pipelines.classification.run_folder import RunFolder, overlay_path
 from pipelines.classification.slides import Entry
 from pipelines.classification.storage import open_folder
 from pipelines.classification.summary import Slide, slides_csv
-from runtime.cluster import plan_workers
-from runtime.command import run_command
-from runtime.progress import Progress
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,68 +52,6 @@ def test_the_list_of_images_survives_the_trip(tmp_path: Path) -> None:
     assert run.manifest_counts() == {"parts": 3, "images": 10}
     assert [entry for part in range(3) for entry in run.read_manifest(part)] == entries
     assert run.unfinished_parts(3) == [0, 1, 2]
-
-
-def test_cpu_workers_leave_a_logical_cpu_free() -> None:
-    plan = plan_workers([{"CPU": 2.0}])
-    assert (plan.workers, plan.cpus, plan.gpus, plan.threads, plan.device) == (2, 0.5, 0.0, 1, "cpu")
-    large = plan_workers([{"CPU": 64.0}, {"CPU": 16.0}])
-    assert large.workers == 80
-    assert large.workers * large.cpus <= 80 - 2
-    assert plan_workers([{"CPU": 1.0}]).cpus <= 0.5
-
-
-def test_one_worker_per_gpu() -> None:
-    plan = plan_workers([{"CPU": 16.0, "GPU": 2.0}, {"CPU": 32.0}])
-    assert (plan.workers, plan.gpus, plan.device) == (2, 1.0, "cuda")
-    assert plan.loaders > 1
-    shared = plan_workers([{"CPU": 16.0, "GPU": 1.0}], gpus=0.25)
-    assert shared.workers == 4
-
-
-def test_a_gpu_can_be_left_alone() -> None:
-    assert plan_workers([{"CPU": 4.0, "GPU": 1.0}], gpus=0).device == "cpu"
-
-
-def test_a_single_worker_gets_the_threads() -> None:
-    assert plan_workers([{"CPU": 16.0}], workers=1).threads == 15
-
-
-@pytest.mark.parametrize(
-    "wanted", [{"gpus": 1.0}, {"workers": 9, "cpus": 1.0}, {"cpus": 3.0}, {"workers": 4, "gpus": 1.0}]
-)
-def test_what_the_cluster_can_never_start_is_refused(wanted: dict[str, float]) -> None:
-    with pytest.raises(SettingsError, match=r"Lower|no node"):
-        plan_workers([{"CPU": 2.0}], **wanted)  # type: ignore[arg-type]
-
-
-def test_progress_without_a_terminal_is_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress(4, "images", done=1, every=0.0) as progress:
-        for _ in range(3):
-            progress.advance()
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith("2 of 4 images, ")
-    assert lines[0].endswith("s left")
-    assert "\r" not in "".join(lines)
-    assert lines[-1].startswith("4 of 4 images")
-
-
-class Sample(Settings):
-    """A command."""
-
-    size: int = Field(3, ge=1, description="a number")
-
-
-def test_a_wrong_option_is_a_sentence_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command(Sample, lambda settings: settings.size, ["--size", "5"]) == 5
-    assert run_command(Sample, lambda settings: settings.size, ["--size", "0"]) == 2
-    assert "--size: Input should be greater than or equal to 1" in capsys.readouterr().err
-
-    def refuse(_: Sample) -> int:
-        raise SettingsError("no", "That cannot be.")
-
-    assert run_command(Sample, refuse, []) == 2
-    assert "error: That cannot be. [no]" in capsys.readouterr().err
 
 
 def test_slides_csv_adds_up() -> None:

@@ -1,34 +1,18 @@
+"""Class folders: what is a data set and what is refused."""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import cv2
-import numpy as np
 import pytest
 
 from core.data.class_folders import read_class_folders, read_splits
 from core.data.folds import folds_by_source
 from core.data.groups import read_groups, read_linked_groups
-from core.data.image_set import OUTLIER, join_images, load_images
 from core.errors import DataError
-from core.images.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-@pytest.fixture
-def folders(tmp_path: Path) -> Path:
-    """Two classes of twelve images, three views of each of four sources."""
-    root = tmp_path / "TRAIN"
-    rows = ["path,source"]
-    for name in ("A", "B"):
-        (root / name).mkdir(parents=True)
-        for number in range(12):
-            cv2.imwrite(str(root / name / f"{number}.png"), np.full((20, 30, 3), number * 20, np.uint8))
-            rows.append(f"TRAIN/{name}/{number}.png,{name}{number // 3}")
-    (tmp_path / "groups.csv").write_text("\n".join(rows) + "\n")
-    return root
 
 
 def test_classes_are_the_sorted_folders(folders: Path) -> None:
@@ -38,16 +22,6 @@ def test_classes_are_the_sorted_folders(folders: Path) -> None:
     assert data.source_counts() == {"A": 0, "B": 0}
 
 
-def test_no_source_is_on_both_sides(folders: Path) -> None:
-    data = read_class_folders(folders).with_groups(read_groups(folders.parent / "groups.csv"))
-    assert data.source_counts() == {"A": 4, "B": 4}
-    for seed in range(5):
-        train, validation = folds_by_source(data, 4, seed)[0]
-        assert not {s.source for s in train.samples} & {s.source for s in validation.samples}
-        assert len(train.samples) + len(validation.samples) == 24
-        assert validation.counts() == {"A": 3, "B": 3}
-
-
 def test_linked_sources_stay_together_and_unknown_ones_stay_out(folders: Path) -> None:
     (folders.parent / "linked.csv").write_text("source,same_as\nA1,A0\nB3,\n")
     linked = read_linked_groups(folders.parent / "linked.csv")
@@ -55,19 +29,6 @@ def test_linked_sources_stay_together_and_unknown_ones_stay_out(folders: Path) -
     assert data.source_counts() == {"A": 3, "B": 3}
     train, validation = folds_by_source(data, 3, 0)[0]
     assert len(train.samples) + len(validation.samples) == 21
-
-
-def test_unreadable_images_are_left_out_with_a_reason(folders: Path) -> None:
-    (folders / "A" / "bad.jpg").write_bytes(b"nothing")
-    loaded = load_images(read_class_folders(folders).samples, Preprocessing(height=32, width=48))
-    assert loaded.pixels.shape == (24, 32, 48, 3)
-    assert [(item.path.name, item.code) for item in loaded.unreadable] == [("bad.jpg", "not-an-image")]
-    assert len(loaded.samples) == len(loaded.labels) == len(loaded.sources) == 24
-
-
-def test_the_margin_keeps_the_scale(folders: Path) -> None:
-    loaded = load_images(read_class_folders(folders).samples[:2], Preprocessing(height=32, width=48), margin=1.5)
-    assert loaded.pixels.shape == (2, 48, 72, 3)
 
 
 def test_the_fingerprint_sees_every_file(folders: Path) -> None:
@@ -115,29 +76,11 @@ def test_sources_by_folder_and_by_name(folders: Path) -> None:
         data.with_sources("name:zzz")
 
 
-def test_folds_divide_the_sources(folders: Path) -> None:
-    data = read_class_folders(folders).with_sources(str(folders.parent / "groups.csv"))
-    folds = folds_by_source(data, 4, 0)
-    assert len(folds) == 4
-    kept_out = [sample.path for _, validation in folds for sample in validation.samples]
-    assert sorted(kept_out) == sorted(sample.path for sample in data.samples)
-    for train, validation in folds:
-        assert not {s.source for s in train.samples} & {s.source for s in validation.samples}
-
-
 def test_halves_are_apart_and_whole(folders: Path) -> None:
     data = read_class_folders(folders)
     even, odd = data.half("even"), data.half("odd")
     assert even.counts() == odd.counts() == {"A": 6, "B": 6}
     assert {s.path for s in even.samples} | {s.path for s in odd.samples} == {s.path for s in data.samples}
-
-
-def test_linked_groups_are_followed_to_their_end(tmp_path: Path) -> None:
-    (tmp_path / "l.csv").write_text("source,same_as\na,b\nb,c\nd,\n")
-    assert read_linked_groups(tmp_path / "l.csv") == {"a": "c", "b": "c", "d": ""}
-    (tmp_path / "l.csv").write_text("source,same_as\na,b\nb,a\n")
-    with pytest.raises(DataError, match="back to itself"):
-        read_linked_groups(tmp_path / "l.csv")
 
 
 def test_splits_are_told_from_classes(folders: Path) -> None:
@@ -152,28 +95,34 @@ def test_splits_are_told_from_classes(folders: Path) -> None:
     }
 
 
-def test_joined_sets_keep_their_sources_apart(folders: Path) -> None:
-    loaded = load_images(read_class_folders(folders).samples, Preprocessing(height=32, width=32), margin=1.25)
-    joined = join_images([loaded, loaded])
-    assert joined.pixels.shape == (48, 40, 40, 3)
-    assert joined.inputs.shape == (48, 32, 32, 3)
-    assert joined.sources.unique().numel() == 48
-    assert joined.domains is not None
-    assert joined.domains.tolist() == [0] * 24 + [1] * 24
-    part = joined.select([30, 2])
-    assert part.labels.tolist() == [joined.labels[30], joined.labels[2]]
-    assert part.inputs.shape == (2, 32, 32, 3)
-    assert OUTLIER not in joined.labels
-
-
-def test_a_class_with_one_source_cannot_be_split(folders: Path) -> None:
-    groups = read_groups(folders.parent / "groups.csv")
-    data = read_class_folders(folders).with_groups({path: "A0" if "/A/" in path else s for path, s in groups.items()})
-    with pytest.raises(DataError, match="single source"):
-        folds_by_source(data, 5, 0)
-
-
 def test_the_real_data_has_the_published_counts(blood_cells: Path) -> None:
     data = read_class_folders(blood_cells / "images" / "TRAIN").with_groups(read_groups(blood_cells / "sources.csv"))
     assert sum(data.counts().values()) == 9_957
     assert data.source_counts() == {"EOSINOPHIL": 75, "LYMPHOCYTE": 27, "MONOCYTE": 16, "NEUTROPHIL": 159}
+
+
+@pytest.mark.parametrize("name", ["Band neutrophil (früh)", "Blast, atypical", "T+B", "A&B", "fru\u0308h", "3.5", "形"])
+def test_names_as_people_write_them_are_classes(folders: Path, name: str) -> None:
+    (folders / "B").rename(folders / name)
+    assert name in read_class_folders(folders).class_names
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("A=B", r"'A=B' cannot be .* it has equals sign; use letters, digits, spaces and - _ \. , \+ & \( \)"),
+        ("früh<b>", "'früh<b>' cannot .* it has less-than sign, greater-than sign"),
+        ("x" * 65, "more than 64 bytes; shorten"),
+        ("accuracy", "tables use this word"),
+        ("--", "needs a letter or a digit"),
+        (" a", "no space at its ends"),
+        ("a\tb", "it has u\\+0009"),
+    ],
+)
+def test_names_that_tables_or_pages_cannot_hold_are_refused_by_what_is_wrong(
+    folders: Path, name: str, problem: str
+) -> None:
+    (folders / "B").rename(folders / name)
+    with pytest.raises(DataError, match=problem) as refused:
+        read_class_folders(folders)
+    assert refused.value.code == "bad-class-name"
