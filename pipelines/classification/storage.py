@@ -197,10 +197,15 @@ class Folder:
             return
         target = Path(self.join(name))
         try:
-            target.write_bytes(data)
-        except FileNotFoundError:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(data)
+            try:
+                target.write_bytes(data)
+            except FileNotFoundError:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(data)
+        except OSError as error:
+            if is_full(error):
+                target.unlink(missing_ok=True)
+            raise
 
 
 def open_folder(location: str | Location, patience: Patience | None = None) -> Folder:
