@@ -69,21 +69,18 @@ class Predictor:
             classes = outputs.logits.argmax(1)
             cams = self._explain(outputs.feature_map, classes) if gradcam else [None] * len(images)
         logits = outputs.logits.float().cpu().numpy()
-        return [self._describe(*row) for row in zip(logits, energy(logits), images, cams, strict=True)]
+        probabilities = self.bundle.record.confidence.probabilities(logits).astype(np.float32)
+        return [self._describe(*row) for row in zip(probabilities, energy(logits), images, cams, strict=True)]
 
     def _explain(self, feature_map: torch.Tensor, classes: torch.Tensor) -> NDArray[np.float32]:
         return normalise_maps(one_pass_gradcam(feature_map, self._head, classes)).float().cpu().numpy()
 
     def _describe(
-        self, logits: NDArray[np.float32], ood: np.float32, image: Prepared, cam: NDArray[np.float32] | None
+        self, probabilities: NDArray[np.float32], ood: np.float32, image: Prepared, cam: NDArray[np.float32] | None
     ) -> Prediction:
-        confidence = self.bundle.record.confidence
-        scaled = logits.astype(np.float64) / confidence.temperature
-        probabilities = np.exp(scaled - scaled.max())
-        probabilities = (probabilities / probabilities.sum()).astype(np.float32)
         best = int(probabilities.argmax())
         largest = float(probabilities[best])
-        flag = confidence.flag(largest, float(ood), found=image.found)
+        flag = self.bundle.record.confidence.flag(largest, float(ood), found=image.found)
         return Prediction(self.bundle.class_names[best], largest, probabilities, float(ood), flag, image.box, cam)
 
 
