@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
-RECIPE = PROJECT / "core" / "recipes" / "cell-crop-step.json"
+RECIPE = PROJECT / "core" / "training" / "recipes" / "cell-crop-step.json"
 
 
 def main() -> None:

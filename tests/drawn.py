@@ -26,7 +26,7 @@ def draw_class_folders(root: Path, fields: int, *, recipe: str, training: dict[s
                 cv2.imwrite(str(root / "cells" / kind / name), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
                 rows.append(f"{kind}/{name},{kind}-{field}")
     (root / "groups.csv").write_text("\n".join(rows) + "\n")
-    content = json.loads((PROJECT / "core" / "recipes" / f"{recipe}.json").read_text())
+    content = json.loads((PROJECT / "core" / "training" / "recipes" / f"{recipe}.json").read_text())
     content["preprocessing"] |= {"height": 64, "width": 64}
     content["training"] |= training
     (root / "recipe.json").write_text(json.dumps(content))

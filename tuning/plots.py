@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,9 +14,9 @@ from matplotlib.figure import Figure
 from core.evaluation.plots import png
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
-    from tuning.ledger import TrialRecord
+    from tuning.trials import TrialRecord
 
 __all__ = ["curves_png", "parameter_plots"]
 
@@ -23,11 +24,15 @@ _FEWEST = 4
 """Trials below which nothing can be said of a parameter."""
 
 _BEST, _FIRST, _OTHER = "#5b3f8f", "#c98a1b", "#b8bfca"
-optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def curves_png(records: Sequence[TrialRecord], best: int | None) -> bytes:
-    """Draw validation loss and accuracy of every trial per epoch; the recipe's own and the best stand out."""
+    """Draw validation loss and accuracy of every trial per epoch; the recipe's own and the best stand out.
+
+    Args:
+        records: The trials.
+        best: Number of the best trial, if there is one.
+    """
     figure = Figure(figsize=(10, 4), layout="constrained")
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for record in sorted(records, key=lambda record: (record.number == best, record.number == 0)):
@@ -58,7 +63,7 @@ def parameter_plots(records: Sequence[TrialRecord]) -> dict[str, bytes]:
     """Draw what Optuna draws of a study: parallel coordinates, a slice per parameter, importances (fANOVA).
 
     Args:
-        records: The trials; those without a score are left out.
+        records: The trials; those without weights that can be used are left out.
 
     Returns:
         PNG files by name; none where there are too few trials.
@@ -66,18 +71,33 @@ def parameter_plots(records: Sequence[TrialRecord]) -> dict[str, bytes]:
     usable = [record for record in records if record.usable]
     if len(usable) < _FEWEST:
         return {}
+    with _quiet_optuna():
+        return _draw(usable)
+
+
+@contextmanager
+def _quiet_optuna() -> Generator[None]:
+    """Keep Optuna from telling of each trial that is put into its study, for a while."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            warnings.simplefilter("ignore", UserWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def _draw(usable: Sequence[TrialRecord]) -> dict[str, bytes]:
+    from matplotlib import pyplot as plt  # noqa: PLC0415 - global state, only where it is needed
+    from optuna.visualization import matplotlib as draw  # noqa: PLC0415
+
     study = _study(usable)
     names = sorted({name for record in usable for name in record.values})
     varied = [name for name in names if len({str(record.values[name]) for record in usable}) > 1]
     plots: dict[str, bytes] = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        from matplotlib import pyplot as plt  # noqa: PLC0415 - global state, only where it is needed
-        from optuna.visualization import matplotlib as draw  # noqa: PLC0415
-
-    with warnings.catch_warnings(), plt.rc_context():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        warnings.simplefilter("ignore", UserWarning)
+    with plt.rc_context():
         plots["parallel.png"] = _drawn(draw.plot_parallel_coordinate(study, params=varied), (10, 4.2))
         plots["slices.png"] = _drawn(draw.plot_slice(study, params=varied), (3.1 * max(2, len(varied)), 3.4))
         if len(varied) > 1:

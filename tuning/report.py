@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from core.files import replace_file
 from runtime.pages import render
 from tuning.plots import curves_png, parameter_plots
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tuning.ledger import Ledger
+    from tuning.record import SearchRecord
+    from tuning.trials import Trials
 
-__all__ = ["write_report"]
+__all__ = ["REPORT", "write_report"]
 
+REPORT = "report/index.html"
 _PLOTS = {
     "curves.png": "Validation loss and accuracy of every trial",
     "parallel.png": "Parallel coordinates: one line per trial, darker is better (high losses are cut off)",
@@ -22,33 +25,28 @@ _PLOTS = {
 }
 
 
-def write_report(out: Path, ledger: Ledger, record: dict[str, Any]) -> None:
+def write_report(out: Path, trials: Trials, record: SearchRecord, experiment: str) -> None:
     """Write ``report/index.html``.
 
     Args:
         out: Folder of the search.
-        ledger: Its trials.
-        record: The content of ``search.json``.
+        trials: Its trials.
+        record: Its record.
+        experiment: Folder of Ray Tune's experiment, a path or a URI, which TensorBoard reads.
     """
-    trials = ledger.ordered()
-    result = record.get("result")
-    plots = {"curves.png": curves_png(trials, result["trial"] if result else None)} | parameter_plots(trials)
+    best = record.result.trial if record.result else None
+    plots = {"curves.png": curves_png(trials.records, best)} | parameter_plots(trials.records)
+    ranked = trials.ranked
     page = render(
         "tuning",
         "search.html",
         record=record,
-        result=result,
-        ranked=_in_order(ledger),
-        names=sorted({name for trial in trials for name in trial.values}),
+        result=record.result,
+        ranked=ranked + [trial for trial in trials.records if trial not in ranked],
+        names=trials.names,
         plots=[(name, _PLOTS[name]) for name in plots],
+        experiment=experiment,
     )
-    folder = out / "report"
-    folder.mkdir(exist_ok=True)
     for name, image in plots.items():
-        (folder / name).write_bytes(image)
-    (folder / "index.html").write_text(page, encoding="utf-8")
-
-
-def _in_order(ledger: Ledger) -> list[Any]:
-    ranked = ledger.ranked()
-    return ranked + [trial for trial in ledger.ordered() if trial not in ranked]
+        replace_file((out / REPORT).with_name(name), image)
+    replace_file(out / REPORT, page)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from ray.tune import Stopper
 from ray.tune.schedulers import ASHAScheduler
 
-from tuning.ledger import Ledger
+from tuning.record import SearchRecord
+from tuning.trials import read_trial
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,26 +24,20 @@ class ResumableASHA(ASHAScheduler):
     compare only what it trains from then on.
 
     Args:
-        folder: Of the search; its ledger is told to ASHA before the first trial.
-        keep: Which weights of a trial are kept, ``best`` or ``last``.
+        keep: Weights of a trial that are kept, ``best`` or ``last``.
         spared: Values of the trial that is never stopped: the recipe's own, which the others are measured by.
-        options: For `ASHAScheduler`; ``time_attr`` is ``epoch``.
+        options: Options of `ASHAScheduler`; ``time_attr`` is ``epoch``.
     """
 
-    def __init__(self, folder: Path, *, keep: str, spared: dict[str, Any], **options: Any) -> None:  # noqa: ANN401
+    def __init__(self, *, keep: str, spared: dict[str, Any], **options: Any) -> None:  # noqa: ANN401
         super().__init__(time_attr="epoch", **options)
-        self._folder, self._keep, self._spared, self._told = folder, keep, spared, False
+        self._keep, self._spared = keep, spared
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:  # noqa: ANN401
-        """Take in a trial; before the first one, what the ledger has."""
-        if not self._told:
-            self._told = True
-            for record in Ledger(self._folder).ordered():
-                earlier = SimpleNamespace(trial_id=record.id)
-                super().on_trial_add(tune_controller, earlier)
-                for epoch, score in record.scores(self._keep):
-                    super().on_trial_result(tune_controller, earlier, {"epoch": epoch, self.metric: score})
+        """Take in a trial, and what it had reached already where the search is continued."""
         super().on_trial_add(tune_controller, trial)
+        for epoch, score in read_trial(trial).scores(self._keep):
+            super().on_trial_result(tune_controller, trial, {"epoch": epoch, self.metric: score})
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:  # noqa: ANN401
         """Decide whether a trial goes on."""
@@ -58,11 +51,11 @@ class TimeBudget(Stopper):
     Ray Tune's own would go on with the budget that the search was begun with, whatever ``--resume`` is given.
 
     Args:
-        record: File of the search's record, whose settings hold the budget of this run, in seconds or null.
+        out: Folder of the search, whose record holds the budget of this run, in seconds or none.
     """
 
-    def __init__(self, record: Path) -> None:
-        self._record, self._spent = record, 0.0
+    def __init__(self, out: Path) -> None:
+        self._out, self._spent = out, 0.0
         self._checked: float | None = None
         self._seconds: float | None = None
 
@@ -78,7 +71,7 @@ class TimeBudget(Stopper):
         """Whether the time is up."""
         now = time.monotonic()
         if self._checked is None:
-            self._seconds = json.loads(self._record.read_text(encoding="utf-8"))["settings"]["time_budget"]
+            self._seconds = SearchRecord.load(self._out).settings.time_budget
         else:
             self._spent += now - self._checked
         self._checked = now

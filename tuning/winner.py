@@ -2,80 +2,135 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import tempfile
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from core.evaluation.scores import compare
+from core.errors import BundleError, SettingsError
+from core.evaluation.scores import Comparison, Evaluation, compare
+from core.files import replace_file
+from core.model.bundle import Bundle, load_bundle
 from core.model.confidence import Confidence
 from core.training.recipe import Recipe
 from core.training.run import KeptOut
-from tuning.ledger import write_json
+from tuning.checkpoints import load_weights
+from tuning.record import Result
 from tuning.space import configure
-from tuning.trial import kept_weights
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from core.training.run import TrainingRun
-    from tuning.ledger import Ledger, TrialRecord
+    from tuning.preparation import Prepared
+    from tuning.trials import TrialRecord, Trials
 
-__all__ = ["write_winner"]
+__all__ = ["refuse_foreign", "write_winner"]
+
+BEST, RECIPE = "best", "recipe.json"
 
 
-def write_winner(out: Path, run: TrainingRun, ledger: Ledger, *, trained_on: int, left_out: int) -> dict[str, Any]:
+def write_winner(out: Path, prepared: Prepared, trials: Trials) -> Result:
     """Write ``best/`` and ``recipe.json``.
+
+    Temperature and thresholds are chosen on the images that the best trial was chosen on; every score and interval is
+    of the measured images, where there are enough sources for both.
 
     Args:
         out: Folder of the search.
-        run: With the images that no trial was trained on, and no others.
-        ledger: Its trials; at least one is usable.
-        trained_on: Number of images that every trial was trained on.
-        left_out: Number of images that took no part.
+        prepared: The images.
+        trials: The trials; at least one is usable.
 
-    Returns:
-        What the search says of its result: the best trial, its bundle, and how the best of the others compares with
-        trial 0, which may be the best of all.
+    Raises:
+        SettingsError: With code ``best-foreign`` where ``best/`` is not what a search has written.
     """
-    ranked, first = ledger.ranked(), ledger.ordered()[0]
-    best = ranked[0]
-    rival = next((trial for trial in ranked if trial.id != first.id), None)
+    best, first = trials.ranked[0], trials.records[0]
+    run = prepared.run
     training = configure(run.recipe.training, best.values)
     found = replace(run, recipe=Recipe(preprocessing=run.recipe.preprocessing, training=training))
-    kept_out = _kept_out(found, best, out, trained_on=trained_on, left_out=left_out)
-    comparison = None
-    if first.usable and rival is not None:
-        plain, chosen = Confidence.model_validate({}), run.known_here(kept_out.rows)
-        proposed, recipe = (
-            run.predicted(_kept_out(run, trial, out, trained_on=trained_on, left_out=left_out), chosen, plain)
-            for trial in (rival, first)
-        )
-        comparison = {"trial": rival.number, **compare(proposed, recipe).model_dump(mode="json")}
-    shutil.rmtree(out / "best", ignore_errors=True)
-    more = {"folds": 0, "search": {"trials": len(ledger.trials), "trial": best.number, "varied": best.values}}
-    bundle = found.write(out / "best", found.network(kept_weights(out / "trials" / best.id)), kept_out, more)
-    write_json(out / "recipe.json", found.recipe.model_dump(mode="json"))
-    return {
-        "trial": best.number,
-        "values": best.values,
-        "bundle": bundle.id,
-        "recipe_usable": first.usable,
-        "comparison": comparison,
-        "metrics": bundle.metrics["validation"],
-    }
+    rival, comparison = _compare(prepared, trials)
+    bundle = _write_bundle(out, found, prepared, trials)
+    replace_file(out / RECIPE, json.dumps(found.recipe.model_dump(mode="json"), indent=1) + "\n")
+    return Result(
+        trial=best.number,
+        values=best.values,
+        bundle=bundle.id,
+        recipe_usable=first in trials.ranked,
+        rival=None if rival is None else rival.number,
+        comparison=comparison,
+        metrics=Evaluation.model_validate(bundle.metrics["validation"]),
+    )
 
 
-def _kept_out(run: TrainingRun, trial: TrialRecord, out: Path, *, trained_on: int, left_out: int) -> KeptOut:
-    """Classify everything that was kept out with a trial's weights."""
-    rows = np.arange(len(run.images)).tolist()
-    network = run.network(kept_weights(out / "trials" / trial.id)).to(run.device)
+def refuse_foreign(out: Path) -> None:
+    """Refuse to replace a ``best/`` that is not a search's bundle, or that holds more than one.
+
+    Args:
+        out: Folder of the search.
+
+    Raises:
+        SettingsError: With code ``best-foreign``.
+    """
+    folder = out / BEST
+    if not folder.exists():
+        return
+    try:
+        ours = "search" in load_bundle(folder).record.training
+    except BundleError:
+        ours = False
+    if not ours:
+        raise SettingsError("best-foreign", f"{folder} is not what this search has written; move it elsewhere.")
+
+
+def _write_bundle(out: Path, found: TrainingRun, prepared: Prepared, trials: Trials) -> Bundle:
+    """Write the best trial's bundle; one that an interrupted end of this search has left is replaced, file by file."""
+    refuse_foreign(out)
+    best = trials.ranked[0]
+    choosing, measuring = (
+        _held_out(found, best, trials, prepared, rows) for rows in (prepared.choosing, prepared.measuring)
+    )
+    more = {"folds": 0, "search": {"trials": len(trials.records), "trial": best.number, "varied": best.values}}
+    network = found.network(load_weights(trials.checkpoints[best.id]))
+    with tempfile.TemporaryDirectory(prefix=".best-", dir=out) as folder:
+        fresh, place = Path(folder) / BEST, out / BEST
+        bundle = found.write(fresh, network, measuring, more, chosen_on=choosing if prepared.nested else None)
+        if place.exists():
+            for path in fresh.iterdir():
+                (place / path.name).unlink(missing_ok=True)
+            try:
+                place.rmdir()
+            except OSError as error:
+                raise SettingsError("best-foreign", f"{place} holds files of others; move them elsewhere.") from error
+        shutil.move(fresh, place)
+    return bundle
+
+
+def _compare(prepared: Prepared, trials: Trials) -> tuple[TrialRecord | None, Comparison | None]:
+    """Compare the best trial but the first with the first, the recipe's own values, on the measured images."""
+    first = trials.records[0]
+    rival = next((trial for trial in trials.ranked if trial.id != first.id), None)
+    if rival is None or first not in trials.ranked:
+        return None, None
+    run, plain = prepared.run, Confidence.model_validate({})
+    chosen = run.known_here(prepared.measuring)
+    proposed, recipe = (
+        run.predicted(_held_out(run, trial, trials, prepared, prepared.measuring), chosen, plain)
+        for trial in (rival, first)
+    )
+    return rival, compare(proposed, recipe)
+
+
+def _held_out(run: TrainingRun, trial: TrialRecord, trials: Trials, prepared: Prepared, rows: list[int]) -> KeptOut:
+    """Classify images that were held out with a trial's weights."""
+    network = run.network(load_weights(trials.checkpoints[trial.id])).to(run.device)
     return KeptOut(
         rows=rows,
         logits=run.logits(network, rows),
         history=trial.epochs,
         epochs=trial.best_epoch or len(trial.epochs),
-        trained_on=trained_on,
-        left_out=left_out,
+        trained_on=prepared.trained_on,
+        left_out=prepared.left_out,
+        how="held out of training and of choosing the trial"
+        if prepared.nested
+        else "held out of training; the trial was chosen on them too",
     )

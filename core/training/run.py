@@ -239,7 +239,15 @@ class TrainingRun:
         here = self.images.labels.numpy()[rows] != OUTLIER
         return here if self.images.domains is None else here & (self.images.domains.numpy()[rows] == 0)
 
-    def write(self, out: Path, network: ResNet, kept_out: KeptOut, more: dict[str, Any]) -> Bundle:
+    def write(
+        self,
+        out: Path,
+        network: ResNet,
+        kept_out: KeptOut,
+        more: dict[str, Any],
+        *,
+        chosen_on: KeptOut | None = None,
+    ) -> Bundle:
         """Measure what was kept out, and write the bundle with the weights as they were measured.
 
         Args:
@@ -247,6 +255,7 @@ class TrainingRun:
             network: Its weights are rounded already (`round_weights`).
             kept_out: Predictions of images that no network had been trained on.
             more: What else the bundle records of its training.
+            chosen_on: Predictions that temperature and thresholds are chosen on; otherwise those that are measured.
 
         Raises:
             BundleError: Where the bundle cannot be written.
@@ -254,8 +263,7 @@ class TrainingRun:
         main, images = self.data.main, self.images
         labels = images.labels.numpy()[kept_out.rows]
         here = self.known_here(kept_out.rows)
-        on = f"{int(here.sum())} images, {kept_out.how}{' by source' if self.settings.groups else ''}"
-        confidence = fit_confidence(kept_out.logits[here], labels[here], risk=self.settings.risk, on=on)
+        confidence = self._choose_confidence(chosen_on or kept_out, other=chosen_on is not None)
         evaluation = evaluate(self.predicted(kept_out, here, confidence))
         metrics: dict[str, Any] = {"validation": evaluation.model_dump(mode="json"), "history": kept_out.history}
         if (further := (labels != OUTLIER) & ~here).any():
@@ -274,6 +282,14 @@ class TrainingRun:
         }
         card = write_card(out.name, main.class_names, record, metrics)
         return save_bundle(out, network.cpu(), main.class_names, record, metrics, card, extras)
+
+    def _choose_confidence(self, kept_out: KeptOut, *, other: bool) -> Confidence:
+        """Choose temperature and thresholds; `other` says that the scores are measured on other sources."""
+        known = self.known_here(kept_out.rows)
+        labels = self.images.labels.numpy()[kept_out.rows][known]
+        how = "held out of training, of other sources than the measured ones" if other else kept_out.how
+        on = f"{len(labels)} images, {how}{' by source' if self.settings.groups and not other else ''}"
+        return fit_confidence(kept_out.logits[known], labels, risk=self.settings.risk, on=on)
 
     def _data_record(self, kept_out: KeptOut, here: NDArray[np.bool_]) -> dict[str, Any]:
         main = self.data.main

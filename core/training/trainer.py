@@ -163,6 +163,11 @@ class Trainer:
         late = self.progress.epoch - self.progress.best_epoch if self.config.keep == "best" else 0
         return self.progress.epoch >= self.config.epochs or (self.progress.epoch > 0 and late >= self.config.patience)
 
+    @property
+    def retained(self) -> dict[str, torch.Tensor]:
+        """Weights that the run would end with now, by name: the best epoch's, or the last, as `config.keep` says."""
+        return self._best if self.config.keep == "best" else self.network.state_dict()
+
     def _run_epoch(self, on_step: Callable[[int], object] | None) -> Epoch:
         started = time.perf_counter()
         rate = float(self._optimizer.param_groups[0]["lr"])

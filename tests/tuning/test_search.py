@@ -15,7 +15,7 @@ from core.errors import SettingsError
 from core.model.bundle import load_bundle
 from core.model.predictor import Predictor
 from core.training.recipe import load_recipe
-from tuning.ledger import Ledger
+from tuning.trials import Trials, read_trials
 from tuning.search import SearchSettings, search
 
 if TYPE_CHECKING:
