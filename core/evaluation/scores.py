@@ -52,8 +52,8 @@ class Interval(Settings):
     """A value with its 95 % interval; both ends are missing where they cannot be had."""
 
     value: float = Field(description="value on the data as they are")
-    low: float | None = Field(None, description="lower end of the interval")
-    high: float | None = Field(None, description="upper end of the interval")
+    low: float | None = Field(default=None, description="lower end of the interval")
+    high: float | None = Field(default=None, description="upper end of the interval")
 
 
 class ClassScores(Settings):
@@ -70,8 +70,8 @@ class ReliabilityBin(Settings):
 
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
 
-    low: float = Field(alias="from", description="lowest confidence of the bin")
-    high: float = Field(alias="to", description="highest confidence of the bin")
+    low: float = Field(validation_alias="from", serialization_alias="from", description="lowest confidence of the bin")
+    high: float = Field(validation_alias="to", serialization_alias="to", description="highest confidence of the bin")
     count: float = Field(description="number of images, or sources")
     confidence: float = Field(description="mean confidence")
     accuracy: float = Field(description="share classified as labelled")

@@ -20,8 +20,8 @@ class EpochRecord(Settings):
     train_loss: float = Field(description="mean loss of the training images, augmented and smoothed, nats")
     train_accuracy: float = Field(description="share of the training images classified as labelled")
     learning_rate: float = Field(description="learning rate at its start")
-    validation_loss: float | None = Field(None, description="mean cross-entropy of the watched images, nats")
-    validation_accuracy: float | None = Field(None, description="share of them classified as labelled")
+    validation_loss: float | None = Field(default=None, description="mean cross-entropy of the watched images, nats")
+    validation_accuracy: float | None = Field(default=None, description="share of them classified as labelled")
     seconds: float = Field(description="duration, validation included, s")
 
 
@@ -29,11 +29,11 @@ class BundleMetrics(Settings):
     """The evaluations that belong to a bundle's weights."""
 
     validation: Evaluation = Field(description="on images of the main data set that were held out of training")
-    validation_further: Evaluation | None = Field(None, description="the same on the further data sets")
+    validation_further: Evaluation | None = Field(default=None, description="the same on the further data sets")
     calibration: Literal["same-images", "cross-fitted", "other-sources"] = Field(
         "same-images",
         description="which images chose the temperature and the thresholds behind the two: the measured ones; for each"
         " half of the sources the other half; or images of other sources",
     )
-    history: list[EpochRecord] = Field([], description="training, epoch by epoch")
-    evaluations: dict[str, RecordedEvaluation] = Field({}, description="later evaluations, by name")
+    history: list[EpochRecord] = Field(default=[], description="training, epoch by epoch")
+    evaluations: dict[str, RecordedEvaluation] = Field(default={}, description="later evaluations, by name")

@@ -42,12 +42,12 @@ def fit_confidence(
     classes = list(range(logits.shape[1]))
 
     def loss(log_temperature: float) -> float:
-        probabilities = Confidence(temperature=float(np.exp(log_temperature))).probabilities(logits)
+        probabilities = _divided_by(float(np.exp(log_temperature))).probabilities(logits)
         return float(log_loss(labels, np.clip(probabilities, 1e-12, 1), labels=classes))
 
     fitted: Any = minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded")
     temperature = float(np.exp(fitted.x))
-    probabilities = Confidence(temperature=temperature).probabilities(logits)
+    probabilities = _divided_by(temperature).probabilities(logits)
     return Confidence(
         temperature=temperature,
         min_confidence=_threshold(probabilities.max(axis=1), probabilities.argmax(axis=1) != labels, risk),
@@ -82,6 +82,10 @@ def cross_fit_confidence(
         (rows, fit_confidence(logits[others], labels[others], risk=risk, on="the other half of the sources"))
         for others, rows in halves
     ]
+
+
+def _divided_by(temperature: float) -> Confidence:
+    return Confidence.model_validate({"temperature": temperature})
 
 
 def _threshold(confident: NDArray[np.float64], wrong: NDArray[np.bool_], risk: float) -> float:

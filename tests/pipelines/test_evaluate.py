@@ -165,7 +165,7 @@ def test_an_evaluation_is_written_into_the_bundle(report: Path, bundles: tuple[P
 def test_what_cannot_be_recorded_is_refused_before_it_is_measured(
     bundles: tuple[Path, Path], data: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(BundleError, match="made by train.py"):
+    with pytest.raises(BundleError, match=r"made by train\.py"):
         evaluate(settings(bundles[1], data, tmp_path / "r", record="drawings"))
     with pytest.raises(BundleError, match="other data"):
         evaluate(settings(bundles[0], data, tmp_path / "r", record="TEST"))

@@ -1,4 +1,4 @@
-"""`figures`, whole, on drawings laid out like the real data: the evaluations end in the bundle, the table in the README."""
+"""`figures`, whole, on drawings laid out like the real data: evaluations end in the bundle, the table in the README."""
 
 from __future__ import annotations
 
