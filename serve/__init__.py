@@ -1,1 +1,1 @@
-"""Online prediction over HTTP on Ray Serve: the application and its page."""
+"""Online prediction over HTTP, on Ray Serve: the application, its page and the command that runs it."""

@@ -13,8 +13,6 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from serve.priority import come_first
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -25,16 +23,23 @@ _Result = TypeVar("_Result")
 
 
 class Batcher(Generic[_Item, _Result]):
-    """Runs a function over items that arrive one by one, one batch at a time, in a thread that comes first.
+    """Processes items that arrive one by one in batches, one batch at a time, in a thread of its own.
 
     Args:
-        run: Takes items, returns as many results.
-        size: Most items in a batch.
+        process: Function that takes items and returns as many results.
+        size: Largest number of items in a batch.
         wait_s: Seconds that a batch waits to become full, once there is an item.
+        prepare_thread: Function that the thread calls first, for example to raise its priority.
     """
 
-    def __init__(self, run: Callable[[list[_Item]], list[_Result]], size: int, wait_s: float = 0.0) -> None:
-        self._run, self._size, self._wait_s = run, size, wait_s
+    def __init__(
+        self,
+        process: Callable[[list[_Item]], list[_Result]],
+        size: int,
+        wait_s: float = 0.0,
+        prepare_thread: Callable[[], None] | None = None,
+    ) -> None:
+        self._process, self._size, self._wait_s, self._prepare_thread = process, size, wait_s, prepare_thread
         self._waiting: deque[tuple[_Item, asyncio.Future[_Result]]] = deque()
         self._arrived = threading.Condition()
         threading.Thread(target=self._work, name="batch", daemon=True).start()
@@ -43,7 +48,7 @@ class Batcher(Generic[_Item, _Result]):
         """Return the item's result; where the caller is cancelled before its batch begins, the item is left out.
 
         Raises:
-            Exception: What `run` raised, the same for all of a batch.
+            Exception: What `process` raised, the same for all of a batch.
         """
         future: asyncio.Future[_Result] = asyncio.get_running_loop().create_future()
         with self._arrived:
@@ -52,14 +57,15 @@ class Batcher(Generic[_Item, _Result]):
         return await future
 
     def _work(self) -> None:
-        come_first()
+        if self._prepare_thread is not None:
+            self._prepare_thread()
         while True:
             batch = self._take()
             if not batch:
                 continue
             futures = [future for _, future in batch]
             try:
-                results: Sequence[_Result | Exception] = self._run([item for item, _ in batch])
+                results: Sequence[_Result | Exception] = self._process([item for item, _ in batch])
             except Exception as error:  # noqa: BLE001 - it belongs to the callers, and the thread must go on
                 results = [error] * len(batch)
             try:

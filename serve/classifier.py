@@ -2,122 +2,112 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from dataclasses import dataclass
-from pathlib import Path
+import uuid
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, Field, ValidationError
+from ray import serve as ray_serve
 
-from core.errors import LeukorayError, SettingsError
+from core.errors import SettingsError
 from core.images.cells import Box
 from core.images.preprocessing import Prepared
 from core.model.bundle import load_bundle
 from core.model.predictor import Predictor
-from core.settings import Settings
 from serve.batcher import Batcher
+from serve.bundles import Loaded, ServedBundles
 from serve.messages import Answer, Item, Model
-from serve.priority import give_way
+from serve.priority import lower_priority, normal_priority
+from serve.registry import RegistryClient
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from core.model.bundle import Bundle
     from core.model.prediction import Prediction
+    from serve.registry import AnyRegistry
     from serve.settings import ServeSettings
 
-__all__ = ["Classifier", "ModelConfig"]
+__all__ = ["Classifier"]
 
 _STUCK_S = 60.0
 _WARM_EACH = 32
 _log = logging.getLogger("ray.serve")
 
 
-class ModelConfig(Settings):
-    """The Classifier's ``user_config``: what may change while it serves."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    bundle: Path | None = Field(None, description="folder of the model to go over to; none: the one it began with")
-
-
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    model: Model
-    predictor: Predictor
-
-
 class Classifier:
-    """Classifies prepared images in batches, with one bundle; goes over to another without a pause.
+    """Classifies prepared images in batches, with one bundle; switches to another without a pause.
 
     A batch takes what is there as soon as the network is free, so that a lone image never waits for company and
-    a crowd is classified together. The forward pass has a thread of its own, to which the process's others give way.
-    After a change of bundles the one before stays loaded, for the images that were prepared for it.
+    a crowd is classified together. The forward pass has a thread of its own.
 
     Args:
-        settings: Of the service.
+        settings: Settings of the service.
+        registry: Registry of the application; None: the one of the application that Serve runs this in.
 
     Raises:
-        LeukorayError: Where bundle or device cannot be used.
+        LeukorayError: Where the device cannot be used.
     """
 
-    def __init__(self, settings: ServeSettings) -> None:
-        give_way()
+    def __init__(self, settings: ServeSettings, registry: AnyRegistry | None = None) -> None:
+        if settings.lower_priority:
+            lower_priority()
         torch.set_num_threads(settings.torch_threads)
         self._settings = settings
         self._begun: float | None = None
-        self._refused: dict[str, str] | None = None
-        self._current = self._before = self._load(settings.bundle)
-        self._batcher: Batcher[Item, Answer] = Batcher(self._run, settings.batch_size, settings.batch_wait_ms / 1000)
+        registry = registry or RegistryClient(ray_serve.get_replica_context().app_name)
+        self.bundles = ServedBundles(self._load, settings.bundle, registry, uuid.uuid4().hex)
+        self._batcher: Batcher[Item, Answer] = Batcher(
+            self._classify_batch,
+            settings.batch_size,
+            settings.batch_wait_ms / 1000,
+            normal_priority if settings.lower_priority else None,
+        )
 
     async def reconfigure(self, user_config: dict[str, Any] | None) -> None:
-        """Go over to the bundle that the config names; keep the old one where the new one cannot be used."""
-        try:
-            wanted = ModelConfig.model_validate(user_config or {}).bundle or self._settings.bundle
-            loaded = await asyncio.to_thread(self._load, wanted)
-        except (LeukorayError, ValidationError, OSError, RuntimeError) as error:
-            name = str((user_config or {}).get("bundle", ""))
-            self._refused = {"bundle": name, "reason": str(error)}
-            _log.error("bundle %s refused, %s serves on: %s", name, self._current.model.id, error)
-            return
-        self._refused = None
-        if loaded.model.id != self._current.model.id:
-            self._before, self._current = self._current, loaded
-            _log.warning("bundle %s serves now", loaded.model.id)
+        """Switch to the bundle that the config names; Serve calls this at the start and at each change.
+
+        Raises:
+            LeukorayError: Where a classifier that starts has no bundle that it may serve.
+        """
+        await self.bundles.change(user_config)
 
     async def describe(self) -> tuple[Model, dict[str, str] | None]:
         """Return the bundle that is served, and the one that was refused last, if that is what was asked for."""
-        return self._current.model, self._refused
+        refused = self.bundles.refused
+        return self.bundles.current.model, None if refused is None else asdict(refused)
 
     async def classify(self, item: Item) -> Answer:
         """Classify one image, together with others that wait."""
-        loaded = self._find(item.bundle)
+        loaded = self.bundles.find(item.bundle)
         if loaded is None or not _fits(item, loaded.model):
-            return Answer(None, self._current.model)
+            return Answer(None, self.bundles.current.model)
         return await self._batcher.submit(item)
 
-    def check_health(self) -> None:
-        """Tell Serve that a forward pass hangs.
+    async def check_health(self) -> None:
+        """Tell Serve that a forward pass hangs, or that this classifier cannot serve what the others serve.
 
         Raises:
-            RuntimeError: Where one has taken a minute.
+            RuntimeError: Where a pass has taken a minute.
+            LeukorayError: Where the bundle that was accepted last cannot be used here.
         """
         begun = self._begun
         if begun is not None and time.monotonic() - begun > _STUCK_S:
             raise RuntimeError(f"a forward pass has taken more than {_STUCK_S:.0f} s")
+        await self.bundles.agree()
 
-    def _run(self, items: Sequence[Item]) -> list[Answer]:
+    def _classify_batch(self, items: Sequence[Item]) -> list[Answer]:
         """Run the network over a batch; images that were prepared for the bundle before go through that one."""
         begun = self._begun = time.monotonic()
         try:
             predicted: dict[int, Prediction | str] = {}
             for bundle in {item.bundle for item in items}:
                 rows = [row for row, item in enumerate(items) if item.bundle == bundle]
-                loaded = self._find(bundle)
+                loaded = self.bundles.find(bundle)
                 if loaded is not None:
                     predicted |= dict(zip(rows, _predict(loaded, [items[row] for row in rows]), strict=True))
             seconds = time.monotonic() - begun
@@ -126,16 +116,13 @@ class Classifier:
         return [self._answer(item, predicted.get(row), len(items), seconds) for row, item in enumerate(items)]
 
     def _answer(self, item: Item, found: Prediction | str | None, batch_size: int, seconds: float) -> Answer:
-        current = self._current.model
+        current = self.bundles.current.model
         successor = None if item.bundle == current.id else current
         if isinstance(found, str):
             return Answer(None, successor, batch_size, seconds, found)
         return Answer(found, successor, batch_size, seconds)
 
-    def _find(self, bundle: str) -> _Loaded | None:
-        return next((loaded for loaded in (self._current, self._before) if loaded.model.id == bundle), None)
-
-    def _load(self, folder: Path) -> _Loaded:
+    def _load(self, folder: Path) -> Loaded:
         """Load a bundle, and see that it works, before anybody depends on it."""
         bundle = load_bundle(folder)
         predictor = Predictor(bundle, self._settings.device)
@@ -147,10 +134,11 @@ class Classifier:
             if not all(np.isfinite(one.probabilities).all() for one in predictions):
                 raise SettingsError("bundle-broken", f"The bundle in {folder} gives values that are not numbers.")
         cam = predictor.predict([blank])[0].cam
-        return _Loaded(_describe(bundle, cam.shape if cam is not None else (0, 0), folder.name), predictor)
+        model = _describe(bundle, cam.shape if cam is not None else (0, 0), folder.name)
+        return Loaded(folder, model, predictor)
 
 
-def _predict(loaded: _Loaded, items: Sequence[Item]) -> list[Prediction | str]:
+def _predict(loaded: Loaded, items: Sequence[Item]) -> list[Prediction | str]:
     """Predict a batch; where that fails, each image on its own, so that one cannot fail the others."""
     gradcam = any(item.gradcam for item in items)
     try:

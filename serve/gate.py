@@ -7,7 +7,8 @@ import hmac
 import json
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+import uuid
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from starlette.datastructures import Headers, MutableHeaders
 
@@ -37,7 +38,19 @@ _PAGE = _STRICT + "; script-src 'self'; style-src 'self'; img-src 'self' data: b
 _DOCS = _PAGE.replace("script-src 'self'", "script-src 'self' 'unsafe-inline'").replace(
     "style-src 'self'", "style-src 'self' 'unsafe-inline'"
 )
+_CLIENT_GONE = 499
+"""Status in the log where the client went away before there was an answer."""
+
+_UNFORESEEN = RequestError("internal", "The service failed; its log says why.", 500)
+_LONGEST_ID = 128
 _log = logging.getLogger("ray.serve")
+
+
+class _Identity(NamedTuple):
+    """The name of a request in the log and in the header ``X-Request-ID``."""
+
+    id: str
+    given: bool
 
 
 class Gate:
@@ -45,8 +58,8 @@ class Gate:
 
     Args:
         app: The application.
-        keys: Of which a caller needs one; none: open to all.
-        metrics: What is counted.
+        keys: Keys of which a caller needs one; none: open to all.
+        metrics: Counters of this ingress.
     """
 
     def __init__(self, app: ASGIApp, keys: Sequence[str], metrics: Metrics) -> None:
@@ -59,20 +72,29 @@ class Gate:
             await self._app(scope, receive, send)
             return
         begun = time.perf_counter()
-        status = 499  # the client went away before there was one
+        status = _CLIENT_GONE
+        identity = _identify(scope)
 
         async def watched(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                _add_headers(MutableHeaders(scope=message), scope["path"])
+                headers = MutableHeaders(scope=message)
+                _add_headers(headers, scope["path"])
+                if not identity.given:
+                    headers["x-request-id"] = identity.id
             await send(message)
 
         try:
             refusal = self._refusal(scope)
             await (self._app if refusal is None else refusal)(scope, receive, watched)
+        except Exception as error:
+            _log.exception("request %s failed", identity.id, exc_info=error)
+            if status != _CLIENT_GONE:  # the answer has begun: all that is left is to close the connection
+                raise
+            await error_response(_UNFORESEEN, scope["path"])(scope, receive, watched)
         finally:
-            self._record(scope, status, time.perf_counter() - begun)
+            self._log_request(scope, identity.id, status, time.perf_counter() - begun)
 
     def _refusal(self, scope: Scope) -> ASGIApp | None:
         """Return what answers a caller without a key."""
@@ -94,12 +116,12 @@ class Gate:
         )
         return error_response(error, path)
 
-    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+    def _log_request(self, scope: Scope, identity: str, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "none")
         self._metrics.requests.labels(route, str(status)).observe(seconds)
         line: dict[str, Any] = {
             "event": "request",
-            "id": Headers(scope=scope).get("x-request-id", "")[:128],
+            "id": identity,
             "method": scope["method"][:16],
             "path": route if route != "none" else scope["path"][:128],
             "status": status,
@@ -108,6 +130,15 @@ class Gate:
             "images": scope.get("leukoray.images", 0),
         }
         _log.info(json.dumps(line))
+
+
+def _identify(scope: Scope) -> _Identity:
+    """Return the request's own name, or a new one.
+
+    Ray Serve gives one to a request that has none, and puts the header on the answer wherever there is one.
+    """
+    given = Headers(scope=scope).get("x-request-id", "")[:_LONGEST_ID]
+    return _Identity(given, given=True) if given else _Identity(uuid.uuid4().hex, given=False)
 
 
 def _add_headers(headers: MutableHeaders, path: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi_offline import FastAPIOffline
+from ray import serve as ray_serve
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
@@ -18,21 +18,23 @@ from core.errors import LeukorayError
 from core.model.card import RESEARCH_ONLY
 from core.settings import describe_problems
 from serve import v1, v2
+from serve.counters import SharedCounters
 from serve.errors import RequestError, error_response
 from serve.gate import Gate
-from serve.metrics import Metrics
-from serve.priority import give_way
+from serve.metrics import Metrics, render
+from serve.priority import lower_priority
+from serve.registry import RegistryClient
 from serve.service import Service
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
     from starlette.types import ASGIApp
 
+    from serve.registry import AnyRegistry
     from serve.settings import ServeSettings
 
 __all__ = ["Ingress", "build_application"]
 
-_log = logging.getLogger("ray.serve")
 _PAGE = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/assets/page.js": ("page.js", "text/javascript; charset=utf-8"),
@@ -49,30 +51,40 @@ class Ingress:
     """Takes requests, decodes images, asks the classifier, renders.
 
     Args:
-        settings: Of the service.
-        classifier: Where the network is.
+        settings: Settings of the service.
+        classifier: Handle of the deployment that holds the network.
     """
 
     def __init__(self, settings: ServeSettings, classifier: DeploymentHandle) -> None:
         self._settings, self._classifier = settings, classifier
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        """Build the application inside the replica."""
-        give_way(_NICENESS)
-        return build_application(self._settings, self._classifier)
+        """Build the application inside the replica.
+
+        `ray.serve.ingress` documents this name for applications that need the replica's own arguments; the builder
+        function that it also takes gets none.
+        """
+        if self._settings.lower_priority:
+            lower_priority(_NICENESS)
+        registry = RegistryClient(ray_serve.get_replica_context().app_name)
+        return build_application(self._settings, self._classifier, registry)
 
 
-def build_application(settings: ServeSettings, classifier: DeploymentHandle) -> FastAPI:
+def build_application(settings: ServeSettings, classifier: DeploymentHandle, registry: AnyRegistry) -> FastAPI:
     """Put the application together.
 
     Args:
-        settings: Of the service.
-        classifier: Where the network is.
+        settings: Settings of the service.
+        classifier: Handle of the deployment that holds the network.
+        registry: Registry that adds up the counters of all ingresses.
 
     Raises:
         SettingsError: Where the keys cannot be read.
     """
+    metrics = Metrics()
+    counters = SharedCounters(metrics, registry)
     app = FastAPIOffline(
+        lifespan=counters.reporting,
         title="Leukoray",
         version=__version__,
         description=f"Classifies white blood cells in microscope images. {RESEARCH_ONLY}",
@@ -80,15 +92,14 @@ def build_application(settings: ServeSettings, classifier: DeploymentHandle) -> 
         static_url="/docs/assets",
         swagger_ui_oauth2_redirect_url="/docs/oauth2-redirect",
     )
-    metrics = Metrics()
     app.state.service = Service(settings, classifier, metrics)
-    app.state.metrics = metrics
+    app.state.counters = counters
     for router in (v1.router, v2.router, operations):
         app.include_router(router)
     for path, (name, media_type) in _PAGE.items():
         _add_file(app, path, name, media_type)
-    for kind in (LeukorayError, HTTPException, RequestValidationError, Exception):
-        app.add_exception_handler(kind, _explain)
+    for kind in (LeukorayError, HTTPException, RequestValidationError):  # the Gate answers for all others
+        app.add_exception_handler(kind, _to_response)
     keys = settings.keys()
     app.add_middleware(Gate, keys=keys, metrics=metrics)
     if settings.cors_origins:
@@ -120,11 +131,14 @@ async def readyz(request: Request) -> Response:
     "/metrics",
     summary="Counters for Prometheus",
     response_model=None,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, 401: v1.ERRORS[401]},
+    responses={
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
+        **{status: v1.ERRORS[status] for status in (401, 503)},
+    },
 )
 async def metrics(request: Request) -> Response:
-    """Expose the counters of the replica that answers."""
-    content, media_type = request.app.state.metrics.expose()
+    """Sum up the counters of all ingress replicas, whichever of them answers."""
+    content, media_type = render(await request.app.state.counters.total())
     return Response(content, headers={"Content-Type": media_type})
 
 
@@ -137,8 +151,8 @@ def _add_file(app: FastAPI, path: str, name: str, media_type: str) -> None:
     app.add_api_route(path, serve_file, methods=["GET"], include_in_schema=False)
 
 
-async def _explain(request: Request, error: Exception) -> Response:
-    """Turn any error into the documented body."""
+async def _to_response(request: Request, error: Exception) -> Response:
+    """Turn an error that was raised on purpose into the documented body."""
     path = request.url.path
     if isinstance(error, LeukorayError):
         return error_response(error, path)
@@ -147,8 +161,7 @@ async def _explain(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
         code, sentence = _PHRASES.get(error.status_code, ("refused", str(error.detail)))
         return error_response(RequestError(code, sentence, error.status_code, error.headers), path)
-    _log.exception("a request failed", exc_info=error)
-    return error_response(RequestError("internal", "The service failed; its log says why.", 500), path)
+    raise error
 
 
 def _complete_document(app: FastAPI, *, keys: bool) -> None:

@@ -1,7 +1,8 @@
-"""Who runs first on a full machine: the forward pass, because everybody waits for it.
+"""Which threads run first on a full machine: the forward pass, because every request waits for it.
 
 Without this, on two cores, whatever wakes up for a moment (a request, a decoded image, a result) pushes the forward
-pass off its core, though the other core would have had room: `benchmarks/serving.py` shows what it is worth.
+pass off its core, though the other core would have had room: `benchmarks/serving.py` shows what it is worth. It is
+off unless the setting ``lower_priority`` asks for it, because a process cannot take it back.
 """
 
 from __future__ import annotations
@@ -11,30 +12,31 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["come_first", "give_way"]
+__all__ = ["lower_priority", "normal_priority"]
 
 _THREADS = Path("/proc/self/task")
-_LAST = 19
+_HIGHEST_NICENESS = 19
 
 
-def give_way(niceness: int = 0) -> None:
-    """Let all threads of this process, and those that they start later, give way to the forward pass.
+def lower_priority(niceness: int = 0) -> None:
+    """Lower the priority of all threads of this process, and of those that they start later.
 
-    By Linux's batch policy, under which a thread that wakes up waits for its turn; elsewhere nothing happens.
+    Under Linux's batch policy a thread that wakes up waits for its turn. On other systems nothing happens.
 
     Args:
-        niceness: What is added to theirs; it cannot be taken back.
+        niceness: Number added to the niceness of each thread; it cannot be taken back.
     """
     if not hasattr(os, "SCHED_BATCH") or not _THREADS.is_dir():
         return
     for thread in [int(path.name) for path in _THREADS.iterdir()]:
         with suppress(OSError):  # the thread has ended, or the machine does not let us
             os.sched_setscheduler(thread, os.SCHED_BATCH, os.sched_param(0))
-            os.setpriority(os.PRIO_PROCESS, thread, min(_LAST, os.getpriority(os.PRIO_PROCESS, thread) + niceness))
+            raised = min(_HIGHEST_NICENESS, os.getpriority(os.PRIO_PROCESS, thread) + niceness)
+            os.setpriority(os.PRIO_PROCESS, thread, raised)
 
 
-def come_first() -> None:
-    """Take this thread, and those that it starts later, out of what `give_way` did, but for the niceness."""
+def normal_priority() -> None:
+    """Give this thread, and those that it starts later, the normal policy again; the niceness stays."""
     if hasattr(os, "SCHED_OTHER"):
         with suppress(OSError):
             os.sched_setscheduler(threading.get_native_id(), os.SCHED_OTHER, os.sched_param(0))

@@ -24,24 +24,29 @@ from runtime.cluster import connected
 from runtime.command import run_command
 from runtime.progress import say
 from serve.app import build
+from serve.registry import remove_registry
 from serve.settings import ServeSettings, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["StandaloneSettings", "run"]
+__all__ = ["StandaloneSettings", "serve"]
 
 _NAME = "leukoray"
 _OWN = {"host", "port", "address"}
 _TUNED = {
+    # Ray has no public settings for any of these; tests/serve/test_private_names.py says when a name goes.
     # One thread and one loop for each process: fewer hand-overs for each request.
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    # One write to the log for many requests.
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "100",
+    # The log is in Ray's folder; the terminal belongs to the command's own lines.
     "RAY_SERVE_LOG_TO_STDERR": "0",
+    # Ray gives its workers niceness 15, under which a busy machine serves everybody else first.
     "RAY_worker_niceness": "0",
 }
-"""Of a private cluster."""
+"""Environment of a private cluster, where it says nothing else."""
 
 
 class StandaloneSettings(ServeSettings):
@@ -52,10 +57,12 @@ class StandaloneSettings(ServeSettings):
 
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every network")
     port: int = Field(8000, ge=1, le=65535, description="port to listen on")
-    address: str | None = Field(None, description="of a Ray cluster; otherwise a private one on this machine")
+    address: str | None = Field(
+        None, description="address of a Ray cluster; otherwise a private one is started on this machine"
+    )
 
 
-def run(options: StandaloneSettings) -> int:
+def serve(options: StandaloneSettings) -> int:
     """Serve until SIGINT or SIGTERM; return the exit code.
 
     Raises:
@@ -87,11 +94,15 @@ def run(options: StandaloneSettings) -> int:
                 time.sleep(0.5)
         finally:
             ray_serve.delete(_NAME)
+            remove_registry(_NAME)
     return 0
 
 
 def _direct(port: int) -> dict[str, str]:
-    """Let the one ingress replica listen itself: Serve's proxy in front of it costs more than all the rest."""
+    """Let the one ingress replica listen itself: Serve's proxy in front of it costs more than all the rest.
+
+    Serve has no public setting for this; tests/serve/test_private_names.py says when a name goes.
+    """
     return {
         "RAY_SERVE_ENABLE_DIRECT_INGRESS": "1",
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(port),
@@ -143,7 +154,7 @@ def _until_asked_to_stop() -> Generator[list[int]]:
 
 def main() -> int:
     """Entry point of the command."""
-    return run_command(StandaloneSettings, run)
+    return run_command(StandaloneSettings, serve)
 
 
 if __name__ == "__main__":

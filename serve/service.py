@@ -1,13 +1,12 @@
-"""From the bytes of images to results: room, decoding, the classifier, pictures."""
+"""From the bytes of images to results: limits, decoding, the classifier, pictures."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import cv2
 import numpy as np
@@ -20,9 +19,10 @@ from core.images.overlay import DISPLAY_SIDE, encode_jpeg, encode_png, heatmap_l
 from core.images.preprocessing import processing
 from serve.errors import BusyError, RequestError
 from serve.messages import Item
+from serve.pool import Pool
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator, Sequence
+    from collections.abc import Awaitable, Callable, Generator
 
     from numpy.typing import NDArray
     from ray.serve.handle import DeploymentHandle
@@ -32,12 +32,17 @@ if TYPE_CHECKING:
     from core.model.prediction import Prediction
     from serve.messages import Answer, Model
     from serve.metrics import Metrics
+    from serve.pool import Stop
     from serve.settings import ServeSettings
 
-__all__ = ["Classified", "Service", "draw"]
+__all__ = ["Classified", "Places", "Service", "draw", "draw_layers"]
 
 _READY_S = 3.0
 _CHANGES = 5
+_SPARES = 4
+"""Threads, for each decoder, that may still be busy with what nobody waits for any more."""
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +50,13 @@ class Classified:
     """One classified image.
 
     Attributes:
-        prediction: Of the classifier.
-        model: The bundle that made it.
+        prediction: What the classifier found.
+        model: The bundle that made the prediction.
         display: The upright image, its longer side at most 1024 pixels, (H, W, 3) uint8; None without a map.
         factor: Size of `display` relative to the image.
-        width: Of the upright image, in pixels.
-        height: Of the upright image, in pixels.
-        format: Of the file, by Pillow's name; ``RAW`` for a tensor of pixels.
+        width: Width of the upright image, in pixels.
+        height: Height of the upright image, in pixels.
+        format: Format of the file, by Pillow's name; ``RAW`` for a tensor of pixels.
     """
 
     prediction: Prediction
@@ -62,23 +67,51 @@ class Classified:
     height: int
     format: str
 
+    @property
+    def has_evidence(self) -> bool:
+        """Whether the map shows anything; an all-zero map says that nothing speaks for the class."""
+        cam = self.prediction.cam
+        return cam is not None and bool(cam.any())
+
+
+class Places:
+    """The places that one request holds, until its answer is made.
+
+    Args:
+        service: Service that has the places.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service, self.taken = service, 0
+
+    def take(self, images: int) -> None:
+        """Take places for some images more.
+
+        Raises:
+            BusyError: With status 429 where there is no room.
+        """
+        self._service.check_room(images)
+        self._service.occupy(images)
+        self.taken += images
+
 
 class Service:
     """What an ingress does with images, whatever protocol they came by.
 
     Args:
-        settings: Of the service.
-        classifier: Where the network is.
-        metrics: What is counted.
+        settings: Settings of the service.
+        classifier: Handle of the deployment that holds the network.
+        metrics: Counters of this ingress.
     """
 
     def __init__(self, settings: ServeSettings, classifier: DeploymentHandle, metrics: Metrics) -> None:
         self.settings, self.metrics = settings, metrics
-        # By gRPC with plain pickle, a third of what a call of an actor costs; both ends are our own processes.
+        # By gRPC with plain pickle, a third of what a call of an actor costs; both ends are our own processes. There
+        # is no public name for the choice of gRPC; tests/serve/test_private_names.py says when this one goes.
         self._classifier = classifier.options(
             _by_reference=False, request_serialization="pickle", response_serialization="pickle"
         )
-        self._threads = ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode")
+        self._pool = Pool(settings.decoders, _SPARES * settings.decoders)
         self._model: Model | None = None
         self._taken = 0
         self._buffered = 0
@@ -130,56 +163,67 @@ class Service:
         finally:
             self._buffered -= held
 
-    async def classify_files(self, files: Sequence[bytes], *, gradcam: bool) -> list[Classified | ImageError]:
-        """Classify image files; one that cannot be used gets its error, the others their result.
+    async def within_limits(self, images: int, work: Callable[[Places], Awaitable[_Result]]) -> _Result:
+        """Do all that a request asks for, up to the bytes of its answer, within the limits on places and time.
+
+        Args:
+            images: Number of places to take at once; the work may take more.
+            work: Function that makes the answer.
 
         Raises:
-            RequestError: Where there is no room, no classifier, or not enough time.
+            BusyError: With status 429 where there is no room.
+            RequestError: With status 504 where the time is over; the work is cancelled then.
         """
-        most = self.settings.max_pixels
-        return await self._classify(
-            [lambda data=data: decode(data, max_pixels=most) for data in files], gradcam=gradcam
-        )
+        with self._places() as places:
+            places.take(images)
+            try:
+                return await asyncio.wait_for(work(places), self.settings.timeout_s)
+            except asyncio.TimeoutError:
+                message = f"There was no result within {self.settings.timeout_s:g} s."
+                raise RequestError("too-slow", message, 504) from None
 
-    async def classify_pixels(
-        self, images: Sequence[NDArray[np.uint8]], *, gradcam: bool
-    ) -> list[Classified | ImageError]:
-        """Classify decoded images, (H, W, 3) uint8 RGB each.
+    async def classify_file(self, data: bytes, *, gradcam: bool) -> Classified | ImageError:
+        """Classify an image file; one that cannot be used gets its error.
 
         Raises:
-            RequestError: Where there is no room, no classifier, or not enough time.
+            RequestError: Where there is no room at the classifiers, or none answers.
         """
         most = self.settings.max_pixels
-        return await self._classify([lambda rgb=rgb: _as_picture(rgb, most) for rgb in images], gradcam=gradcam)
+        return await self._classify(lambda: decode(data, max_pixels=most), gradcam=gradcam)
 
-    async def run(self, work: Callable[[], Any]) -> Any:  # noqa: ANN401
-        """Run something that computes in one of the decoder's threads."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+    async def classify_pixels(self, rgb: NDArray[np.uint8], *, gradcam: bool) -> Classified | ImageError:
+        """Classify a decoded image, (H, W, 3) uint8 RGB.
 
-    async def _classify(
-        self, sources: Sequence[Callable[[], Picture]], *, gradcam: bool
-    ) -> list[Classified | ImageError]:
-        self.check_room(len(sources))
-        self._taken += len(sources)
-        self.metrics.waiting.set(self._taken)
+        Raises:
+            RequestError: Where there is no room at the classifiers, or none answers.
+        """
+        most = self.settings.max_pixels
+        return await self._classify(lambda: _as_picture(rgb, most), gradcam=gradcam)
+
+    async def compute(self, work: Callable[[Stop], _Result]) -> _Result:
+        """Compute something in one of the decoder's threads; it stops soon where the caller is cancelled."""
+        return await self._pool.run(work)
+
+    @contextmanager
+    def _places(self) -> Generator[Places]:
+        places = Places(self)
         try:
-            work = [self._classify_one(source, gradcam=gradcam) for source in sources]
-            return list(await self._in_time(asyncio.gather(*work)))
+            yield places
         finally:
-            self._taken -= len(sources)
-            self.metrics.waiting.set(self._taken)
+            self.occupy(-places.taken)
 
-    async def _in_time(self, work: Awaitable[Any]) -> Any:  # noqa: ANN401
-        try:
-            return await asyncio.wait_for(work, self.settings.timeout_s)
-        except asyncio.TimeoutError:
-            raise RequestError("too-slow", f"There was no result within {self.settings.timeout_s:g} s.", 504) from None
+    def occupy(self, places: int) -> None:
+        """Count places as taken, or as free again where the number is negative."""
+        self._taken += places
+        self.metrics.waiting.set(self._taken)
 
-    async def _classify_one(self, source: Callable[[], Picture], *, gradcam: bool) -> Classified | ImageError:
+    async def _classify(self, source: Callable[[], Picture], *, gradcam: bool) -> Classified | ImageError:
         for _ in range(_CHANGES):
             model = await self.model()
             try:
-                prepared, view = await self.run(lambda model=model: _prepare(source, model, gradcam=gradcam))
+                prepared, view = await self.compute(
+                    lambda stop, model=model: _prepare(source, model, stop, gradcam=gradcam)
+                )
             except ImageError as error:
                 self.metrics.unusable.labels(error.code).inc()
                 return error
@@ -231,12 +275,14 @@ def _drawable(found: Classified) -> tuple[NDArray[np.uint8], NDArray[np.float32]
 
 
 def _prepare(
-    source: Callable[[], Picture], model: Model, *, gradcam: bool
+    source: Callable[[], Picture], model: Model, stop: Stop, *, gradcam: bool
 ) -> tuple[Prepared, tuple[NDArray[np.uint8] | None, float, int, int, str]]:
-    """Decode and cut out; return the network's input, and what is kept of the image. Runs in a thread."""
+    """Decode and cut out; return the network's input, and what is shown of the image. Runs in a thread."""
     with processing():
         picture = source()
+        stop.check()
         prepared = model.preprocessing.prepare(picture.rgb)
+        stop.check()
         display, factor = shrink_to(picture.rgb, DISPLAY_SIDE) if gradcam else (None, 1.0)
     return prepared, (display, factor, picture.width, picture.height, picture.format)
 

@@ -32,7 +32,9 @@ class ServeSettings(Settings):
     (serve run serve.app:app batch_size=16) and under args in a Serve config (deploy/serve.yaml).
     """
 
-    bundle: Path = Field(_SHIPPED, description="folder of the model; user_config of the Classifier swaps it later")
+    bundle: Path = Field(
+        _SHIPPED, description="folder of the model; user_config of the Classifier switches to another later"
+    )
     model_name: str = Field("blood-cells", pattern=r"^[\w.-]{1,80}$", description="name under /v2/models")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     threads: int = Field(0, ge=0, description="torch threads of a classifier; 0: the cores but one, at most 4")
@@ -58,8 +60,15 @@ class ServeSettings(Settings):
     )
     max_pixels: int = Field(MAX_PIXELS, ge=256, le=MAX_PIXELS, description="largest image, in pixels")
     max_images: int = Field(32, ge=1, le=10_000, description="most images in one request")
-    timeout_s: float = Field(30.0, gt=0, description="seconds from the body's end to the answer; beyond: 504")
+    timeout_s: float = Field(
+        30.0, gt=0, description="seconds from the body's end until the answer, pictures included, is made; beyond: 504"
+    )
     body_timeout_s: float = Field(30.0, gt=0, description="seconds in which the body must arrive; beyond: 408")
+    lower_priority: bool = Field(
+        False,
+        description="let all but the forward pass give way to it: Linux's batch policy, and niceness 10 for the"
+        " ingress; processes cannot take it back",
+    )
     retry_after_s: int = Field(1, ge=1, description="Retry-After of a refusal, in seconds")
     api_keys: tuple[str, ...] = Field((), repr=False, description="keys of which a caller needs one; none: open")
     api_keys_file: Path | None = Field(None, description="file with one key per line, # begins a comment")

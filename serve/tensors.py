@@ -11,7 +11,7 @@ import json
 import math
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, ValidationError
@@ -21,11 +21,18 @@ from core.settings import describe_problems
 from serve.errors import RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
 __all__ = ["InferRequest", "InputTensor", "OutputTensor", "RequestedOutput", "encode_response", "parse_request"]
+
+_BYTES_PER_LIST = 7
+"""Length of ``[1,2,3]``, the shortest list that a tensor of pixels is made of; Python takes 64 bytes for the list."""
+
+_SPARE_LISTS = 256
+_MOST_VALUES = 1_000
+_LONGEST = 300
 
 _Parameter = StrictBool | StrictInt | StrictFloat | StrictStr
 _Dimension = Annotated[int, Field(strict=True, ge=0, le=1 << 31)]
@@ -83,9 +90,9 @@ class OutputTensor:
     """An output of a response.
 
     Attributes:
-        name: Of the output.
+        name: Name of the output.
         datatype: ``FP32`` or ``BYTES``.
-        shape: Of `data`.
+        shape: Shape of `data`.
         data: An array, or a list of bytes for ``BYTES``.
         binary: Whether it follows the JSON part.
         text: Whether BYTES are UTF-8, so that JSON holds them as they are, not in base64.
@@ -100,39 +107,36 @@ class OutputTensor:
 
 
 def parse_request(
-    body: bytes, json_length: str | None
+    body: bytes, json_length: str | None, check: Callable[[InputTensor], None]
 ) -> tuple[InferRequest, dict[str, NDArray[np.uint8] | list[bytes]]]:
-    """Read a request and its tensors.
+    """Read a request and its tensors, in memory that is bounded by a small multiple of the body's size.
 
     Args:
         body: The whole body.
         json_length: Header ``Inference-Header-Content-Length``: bytes of the JSON part, where tensors follow.
+        check: Function that refuses an input by name, datatype and shape, before its data are looked at.
 
     Returns:
         The request, and its tensors by name: (…) uint8, or a list of bytes for BYTES.
 
     Raises:
-        RequestError: With status 400, saying what is wrong.
+        RequestError: With status 400, saying what is wrong, or as `check` says.
     """
     length = _json_length(json_length, len(body))
-    try:
-        request = InferRequest.model_validate(from_json(body[:length], allow_inf_nan=False))
-    except ValidationError as error:
-        raise _bad(describe_problems(error.errors())[0]) from None
-    except ValueError as error:
-        raise _bad(f"The body is not JSON ({str(error)[:120]}).") from None
+    request = _parse_head(body[:length])
     rest = memoryview(body)[length:]
     tensors: dict[str, NDArray[np.uint8] | list[bytes]] = {}
     for tensor in request.inputs:
         if tensor.name in tensors:
             raise _bad(f"The input {tensor.name!r} is given twice.")
+        check(tensor)
         size = tensor.parameters.get("binary_data_size")
         if size is None:
             tensors[tensor.name] = _from_json(tensor)
             continue
         if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(rest) or tensor.data is not None:
             raise _bad(f"The input {tensor.name!r}: binary_data_size does not fit the body.")
-        tensors[tensor.name] = _from_binary(tensor, bytes(rest[:size]))
+        tensors[tensor.name] = _from_binary(tensor, rest[:size])
         rest = rest[size:]
     if len(rest):
         raise _bad(f"{len(rest)} bytes follow the last tensor.")
@@ -162,39 +166,78 @@ def _json_length(header: str | None, size: int) -> int:
         return size
     if not (header.isascii() and header.isdigit()) or int(header[:18]) > size:
         raise _bad("Inference-Header-Content-Length does not fit the body.")
-    if int(header) == 0:
+    if int(header[:18]) == 0:
         raise _bad("Raw binary requests are not taken; send the JSON part too.")
-    return int(header)
+    return int(header[:18])
+
+
+def _parse_head(content: bytes) -> InferRequest:
+    """Read the JSON part; refuse what would take far more memory than it has bytes before it takes any."""
+    if content.count(b"[") + content.count(b"{") > len(content) // _BYTES_PER_LIST + _SPARE_LISTS:
+        raise _bad("The JSON holds too many lists or objects for its size.")
+    try:
+        value = from_json(content, allow_inf_nan=False)
+    except ValueError as error:
+        raise _bad(f"The body is not JSON ({str(error)[:120]}).") from None
+    _check_extent(value)
+    try:
+        return InferRequest.model_validate(value)
+    except ValidationError as error:
+        raise _bad(describe_problems(error.errors(include_url=False, include_input=False))[0]) from None
+
+
+def _check_extent(value: object) -> None:
+    """Refuse a request that holds many things beside its tensors' data: each might be an error to report."""
+    waiting, seen = [value], 0
+    while waiting:
+        one = waiting.pop()
+        if not isinstance(one, (list, dict)):
+            continue
+        seen += len(one)
+        if seen > _MOST_VALUES:
+            raise _bad(f"The request holds more than {_MOST_VALUES} values beside its data.")
+        waiting += [part for key, part in one.items() if key != "data"] if isinstance(one, dict) else one
 
 
 def _from_json(tensor: InputTensor) -> NDArray[np.uint8] | list[bytes]:
-    count = math.prod(tensor.shape)
     if not isinstance(tensor.data, list):
         raise _bad(f"The input {tensor.name!r}: data is not a list.")
     if tensor.datatype == "BYTES":
-        return _decode_strings(tensor, _flatten(tensor.data), count)
+        return _decode_strings(tensor, tensor.data)
     if tensor.datatype != "UINT8":
         raise _wrong_type(tensor)
-    try:
-        values = np.array(tensor.data)
-    except (ValueError, OverflowError, MemoryError):
-        raise _bad(f"The input {tensor.name!r}: data is nested unevenly.") from None
-    if values.size != count or (values.ndim != 1 and list(values.shape) != tensor.shape):
-        raise _bad(f"The input {tensor.name!r}: data of shape {list(values.shape)} is not of shape {tensor.shape}.")
-    if values.dtype.kind not in "iu" and values.size:
+    flat = len(tensor.shape) == 1 or not isinstance(next(iter(tensor.data), None), list)
+    shape = [math.prod(tensor.shape)] if flat else tensor.shape
+    values = bytearray()
+    for row in _rows(tensor, tensor.data, shape):
+        values += _whole_numbers(tensor, row)
+    return np.frombuffer(values, np.uint8).reshape(tensor.shape)
+
+
+def _rows(tensor: InputTensor, data: object, shape: list[int]) -> Iterator[list[object]]:
+    """Give the innermost lists of nested data, each checked against the shape before it is looked into."""
+    if not isinstance(data, list) or len(data) != shape[0]:
+        raise _bad(f"The input {tensor.name!r}: data is not of shape {tensor.shape}, neither flat nor nested.")
+    if len(shape) == 1:
+        yield data
+        return
+    for part in data:
+        yield from _rows(tensor, part, shape[1:])
+
+
+def _whole_numbers(tensor: InputTensor, row: list[object]) -> bytes:
+    if not set(map(type, row)) <= {int}:  # bool is a kind of int, but no number in JSON
         raise _bad(f"The input {tensor.name!r}: data is not of whole numbers.")
-    if values.size and (values.min() < 0 or values.max() > 255):
-        raise _bad(f"The input {tensor.name!r}: a value is not within 0 to 255.")
-    return values.astype(np.uint8).reshape(tensor.shape)
+    try:
+        return bytes(cast("list[int]", row))
+    except (ValueError, OverflowError):
+        raise _bad(f"The input {tensor.name!r}: a value is not within 0 to 255.") from None
 
 
-def _from_binary(tensor: InputTensor, data: bytes) -> NDArray[np.uint8] | list[bytes]:
+def _from_binary(tensor: InputTensor, data: memoryview) -> NDArray[np.uint8] | list[bytes]:
     count = math.prod(tensor.shape)
     if tensor.datatype == "BYTES":
-        elements = list(_split_elements(tensor, data))
-        if len(elements) != count:
-            raise _bad(f"The input {tensor.name!r} holds {len(elements)} elements, not {count}.")
-        return elements
+        return _split_elements(tensor, data, count)
     if tensor.datatype != "UINT8":
         raise _wrong_type(tensor)
     if len(data) != count:
@@ -202,32 +245,33 @@ def _from_binary(tensor: InputTensor, data: bytes) -> NDArray[np.uint8] | list[b
     return np.frombuffer(data, np.uint8).reshape(tensor.shape)
 
 
-def _split_elements(tensor: InputTensor, data: bytes) -> list[bytes]:
+def _split_elements(tensor: InputTensor, data: memoryview, count: int) -> list[bytes]:
     elements: list[bytes] = []
     at = 0
-    while at < len(data):
+    while at < len(data) and len(elements) < count:
         length = struct.unpack_from("<I", data, at)[0] if at + 4 <= len(data) else len(data)
         if at + 4 + length > len(data):
             raise _bad(f"The input {tensor.name!r}: an element reaches past its end.")
-        elements.append(data[at + 4 : at + 4 + length])
+        elements.append(bytes(data[at + 4 : at + 4 + length]))
         at += 4 + length
+    if len(elements) != count or at != len(data):
+        raise _bad(f"The input {tensor.name!r} does not hold {count} elements.")
     return elements
 
 
-def _decode_strings(tensor: InputTensor, values: list[Any], count: int) -> list[bytes]:
+def _decode_strings(tensor: InputTensor, values: list[object]) -> list[bytes]:
+    count = math.prod(tensor.shape)
     if len(values) != count:
         raise _bad(f"The input {tensor.name!r} holds {len(values)} elements, not {count}.")
-    try:
-        return [base64.b64decode(value, validate=True) for value in values]
-    except (binascii.Error, TypeError, ValueError):
-        raise _bad(f"The input {tensor.name!r}: BYTES in JSON are base64; or send them in binary.") from None
-
-
-def _flatten(data: list[Any]) -> list[Any]:
-    flat: list[Any] = []
-    for value in data:
-        flat += _flatten(value) if isinstance(value, list) else [value]
-    return flat
+    elements: list[bytes] = []
+    for value in values:
+        if not isinstance(value, str):
+            raise _not_base64(tensor)
+        try:
+            elements.append(base64.b64decode(value, validate=True))
+        except (binascii.Error, ValueError):
+            raise _not_base64(tensor) from None
+    return elements
 
 
 def _to_json(output: OutputTensor) -> list[Any]:
@@ -243,7 +287,12 @@ def _to_binary(output: OutputTensor) -> bytes:
 
 
 def _bad(message: str) -> RequestError:
-    return RequestError("malformed", message, 400)
+    """Refuse with a sentence, which may quote the caller: in moderation."""
+    return RequestError("malformed", message if len(message) <= _LONGEST else f"{message[:_LONGEST]}…", 400)
+
+
+def _not_base64(tensor: InputTensor) -> RequestError:
+    return _bad(f"The input {tensor.name!r}: BYTES in JSON are base64; or send them in binary.")
 
 
 def _wrong_type(tensor: InputTensor) -> RequestError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request
@@ -11,12 +11,10 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 
 from core.errors import ImageError
-from serve.body import read_uploads
+from serve.body import Upload, read_uploads
 from serve.errors import RequestError
-from serve.service import Classified, Service, draw, draw_layers
-
-if TYPE_CHECKING:
-    from core.errors import LeukorayError
+from serve.service import Classified, Places, Service, draw, draw_layers
+from serve.siblings import all_of
 
 __all__ = ["ERRORS", "ErrorBody", "router"]
 
@@ -42,14 +40,20 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
-class Layers(BaseModel):
+class Heatmap(BaseModel):
+    """What is said of every heatmap."""
+
+    evidence: bool = Field(description="false: no evidence, the network saw nothing that speaks for the class")
+
+
+class Layers(Heatmap):
     """Image and heatmap, to be laid on one another."""
 
     picture_jpeg: str = Field(description="upright image, longer side at most 1024 pixels, base64")
     heatmap_png: str = Field(description="heatmap of the same size, clear where the network saw nothing, base64")
 
 
-class Overlay(BaseModel):
+class Overlay(Heatmap):
     """The heatmap on the image."""
 
     overlay_png: str = Field(description="upright image, longer side at most 1024 pixels, base64")
@@ -61,15 +65,15 @@ class Classification(BaseModel):
     name: str = Field(description="the file's name; empty for a raw body")
     label: str = Field(description="most probable class", examples=["NEUTROPHIL"])
     confidence: float = Field(description="its probability", ge=0, le=1)
-    probabilities: dict[str, float] = Field(description="of each class")
+    probabilities: dict[str, float] = Field(description="probability of each class")
     ood: float = Field(description="out-of-distribution score, higher is less like the training data")
     flag: Literal["", "low-confidence", "out-of-distribution"] = Field(description="why a person should look")
     flag_reason: str = Field(description="the same as a sentence")
     box: tuple[float, float, float, float] = Field(
         description="what was classified: left, top, right, bottom in pixels of the upright image"
     )
-    width: int = Field(description="of the upright image, in pixels")
-    height: int = Field(description="of the upright image, in pixels")
+    width: int = Field(description="width of the upright image, in pixels")
+    height: int = Field(description="height of the upright image, in pixels")
     format: str = Field(examples=["JPEG"])
     bundle: str = Field(description="the bundle that made this prediction")
     gradcam: Overlay | Layers | None = Field(None, description="where the network looked")
@@ -172,14 +176,13 @@ async def classify(
     service: Service = request.app.state.service
     service.check_room()
     async with read_uploads(request, service) as (uploads, form):
-        found = await service.classify_files([upload.data for upload in uploads], gradcam=gradcam != "false")
         request.scope["leukoray.images"] = len(uploads)
-        if not form and isinstance(found[0], ImageError):
-            raise found[0]
-        results = [
-            await _describe(service, upload.name, one, gradcam) for upload, one in zip(uploads, found, strict=True)
-        ]
-    return JSONResponse({"results": results} if form else results[0])
+
+        async def answer(_: Places) -> Response:
+            results = await all_of(_classify(service, upload, gradcam, in_form=form) for upload in uploads)
+            return JSONResponse({"results": results} if form else results[0])
+
+        return await service.within_limits(len(uploads), answer)
 
 
 @router.post(
@@ -192,7 +195,7 @@ async def classify(
             "content": {"image/png": _FILE},
             "headers": {
                 f"X-Leukoray-{name}": {"schema": {"type": "string"}}
-                for name in ("Label", "Confidence", "Flag", "Bundle")
+                for name in ("Label", "Confidence", "Flag", "Bundle", "Evidence")
             },
         },
         **ERRORS,
@@ -210,18 +213,27 @@ async def gradcam(
     async with read_uploads(request, service) as (uploads, form):
         if form and len(uploads) != 1:
             raise RequestError("too-many-images", "This route takes one image.", 400)
-        (found,) = await service.classify_files([uploads[0].data], gradcam=True)
         request.scope["leukoray.images"] = 1
-        if isinstance(found, ImageError):
-            raise found
-        png = await service.run(lambda: draw(found, colour_map=colour_map, strength=strength))
-    headers = {
+
+        async def answer(_: Places) -> Response:
+            found = await service.classify_file(uploads[0].data, gradcam=True)
+            if isinstance(found, ImageError):
+                raise found
+            png = await service.compute(lambda _: draw(found, colour_map=colour_map, strength=strength))
+            return Response(png, media_type="image/png", headers=_headers(found))
+
+        return await service.within_limits(1, answer)
+
+
+def _headers(found: Classified) -> dict[str, str]:
+    """Say in headers what a picture cannot."""
+    return {
         "X-Leukoray-Label": quote(found.prediction.label),
         "X-Leukoray-Confidence": f"{found.prediction.confidence:.6f}",
         "X-Leukoray-Flag": found.prediction.flag,
         "X-Leukoray-Bundle": found.model.id,
+        "X-Leukoray-Evidence": "some" if found.has_evidence else "none",
     }
-    return Response(png, media_type="image/png", headers=headers)
 
 
 @router.get(
@@ -237,16 +249,29 @@ async def model(request: Request) -> Response:
     return JSONResponse({**served.facts, "refused": refused})
 
 
-async def _describe(service: Service, name: str, found: Classified | LeukorayError, gradcam: str) -> dict[str, Any]:
-    """Render one result as JSON."""
-    if not isinstance(found, Classified):
-        return {"name": name, "error": {"code": found.code, "message": found.message}}
-    prediction = found.prediction
-    picture: dict[str, str] | None = None
+async def _classify(service: Service, upload: Upload, gradcam: str, *, in_form: bool) -> dict[str, Any]:
+    """Classify one file and render the result as JSON; an error of one file of a form is its own result."""
+    found = await service.classify_file(upload.data, gradcam=gradcam != "false")
+    if isinstance(found, Classified):
+        return _describe(upload.name, found, await _draw(service, found, gradcam))
+    if not in_form:
+        raise found
+    return {"name": upload.name, "error": {"code": found.code, "message": found.message}}
+
+
+async def _draw(service: Service, found: Classified, gradcam: str) -> dict[str, Any] | None:
+    if gradcam == "false":
+        return None
     if gradcam == "layers":
-        picture = await service.run(lambda: draw_layers(found))
-    elif gradcam == "true":
-        picture = {"overlay_png": base64.b64encode(await service.run(lambda: draw(found))).decode()}
+        pictures = await service.compute(lambda _: draw_layers(found))
+    else:
+        pictures = {"overlay_png": base64.b64encode(await service.compute(lambda _: draw(found))).decode()}
+    return {**pictures, "evidence": found.has_evidence}
+
+
+def _describe(name: str, found: Classified, gradcam: dict[str, Any] | None) -> dict[str, Any]:
+    """Render one result as JSON."""
+    prediction = found.prediction
     shares = zip(found.model.class_names, prediction.probabilities.tolist(), strict=True)
     return {
         "name": name,
@@ -261,5 +286,5 @@ async def _describe(service: Service, name: str, found: Classified | LeukorayErr
         "height": found.height,
         "format": found.format,
         "bundle": found.model.id,
-        "gradcam": picture,
+        "gradcam": gradcam,
     }

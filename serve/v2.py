@@ -17,8 +17,9 @@ from core import __version__
 from core.errors import ImageError
 from serve.body import media_type, read_body
 from serve.errors import RequestError
-from serve.service import Classified, Service, draw
-from serve.tensors import InferRequest, OutputTensor, encode_response, parse_request
+from serve.service import Classified, Places, Service, draw
+from serve.siblings import all_of
+from serve.tensors import InferRequest, InputTensor, OutputTensor, encode_response, parse_request
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -155,14 +156,35 @@ async def infer(request: Request, name: _Name, version: _Name | None = None) -> 
     if media_type(request) not in _TYPES:
         raise RequestError("not-json", "The Content-Type must be application/json or application/octet-stream.", 415)
     async with read_body(request, service) as body:
-        length = request.headers.get("inference-header-content-length")
-        wanted, tensors = await service.run(lambda: parse_request(body, length))
-        chosen = _choose(asked, wanted)
-        found = await _classify(service, tensors, gradcam=asked.gradcam)
-        if len({one.model.id for one in found}) > 1:  # the bundle changed in between; a response names one
-            found = await _classify(service, tensors, gradcam=asked.gradcam)
-        request.scope["leukoray.images"] = len(found)
-        outputs = await service.run(lambda: [_output(one, how, found, wanted) for one, how in chosen])
+        return await service.within_limits(1, lambda places: _infer(request, asked, body, places))
+
+
+async def _infer(request: Request, asked: _Asked, body: bytes, places: Places) -> Response:
+    """Do what a request asks for, its body at hand."""
+    service = _service(request)
+    length = request.headers.get("inference-header-content-length")
+    wanted, tensors = await service.compute(lambda _: parse_request(body, length, _check_input))
+    chosen = _choose(asked, wanted)
+    images = _images(tensors, service.settings.max_images)
+    places.take(len(images) - 1)
+    request.scope["leukoray.images"] = len(images)
+    found = await _classify(service, images, gradcam=asked.gradcam)
+    if len({one.model.id for one in found}) > 1:  # the bundle changed in between; a response names one
+        found = await _classify(service, images, gradcam=asked.gradcam)
+    overlays: list[bytes] = []
+    if any(output.name == "overlay" for output, _ in chosen):
+        overlays = await all_of(service.compute(lambda _, one=one: draw(one)) for one in found)
+    return await service.compute(lambda _: _render(wanted, chosen, found, overlays, asked.name))
+
+
+def _render(
+    wanted: InferRequest,
+    chosen: Sequence[tuple[_Output, RequestedOutput | None]],
+    found: Sequence[Classified],
+    overlays: Sequence[bytes],
+    name: str,
+) -> Response:
+    outputs = [_output(one, how, found, overlays, wanted) for one, how in chosen]
     head = {"model_name": name, "model_version": found[0].model.id}
     content, json_length = encode_response(head if wanted.id is None else {**head, "id": wanted.id}, outputs)
     if json_length is None:
@@ -184,6 +206,7 @@ class _Output:
 class _Asked:
     """The model that a request names."""
 
+    name: str
     model: Model
     gradcam: bool
 
@@ -216,7 +239,7 @@ async def _find(request: Request, name: str, version: str | None, *, known: bool
         model, _ = await service.describe()
     if version is not None and version != model.id:
         raise RequestError("no-version", f"The version {version!r} is not served; {model.id!r} is.", 404)
-    return _Asked(model, name != base)
+    return _Asked(name, model, name != base)
 
 
 def _choose(asked: _Asked, wanted: InferRequest) -> list[tuple[_Output, RequestedOutput | None]]:
@@ -230,49 +253,75 @@ def _choose(asked: _Asked, wanted: InferRequest) -> list[tuple[_Output, Requeste
     return [(known[one.name], one) for one in wanted.outputs]
 
 
-async def _classify(
-    service: Service, tensors: dict[str, NDArray[np.uint8] | list[bytes]], *, gradcam: bool
-) -> list[Classified]:
-    if len(tensors) != 1 or not set(tensors) <= {"image", "pixels"}:
-        raise RequestError("malformed", "Give one input: 'image' (BYTES) or 'pixels' (UINT8).")
+def _check_input(tensor: InputTensor) -> None:
+    """Refuse, before its data are read, an input that the models do not have.
+
+    Raises:
+        RequestError: With status 400.
+    """
+    shape = tensor.shape
+    files = tensor.name == "image" and tensor.datatype == "BYTES" and len(shape) == 1
+    pixels = tensor.name == "pixels" and tensor.datatype == "UINT8" and len(shape) == 4 and shape[3] == 3
+    if not files and not pixels:
+        raise RequestError(
+            "malformed",
+            "Give one input: 'image', BYTES of shape [N], or 'pixels', UINT8 of shape [N, H, W, 3];"
+            f" this one is {tensor.name[:80]!r}, {tensor.datatype} of shape {shape}.",
+        )
+
+
+def _images(tensors: dict[str, NDArray[np.uint8] | list[bytes]], most: int) -> list[bytes] | list[NDArray[np.uint8]]:
+    """Return the images of the one input that a request gives.
+
+    Raises:
+        RequestError: With status 400, or 413 where it holds too many images.
+    """
+    if len(tensors) != 1:
+        raise RequestError("malformed", "Give one input: 'image' (BYTES) or 'pixels' (UINT8), not both.")
     ((name, tensor),) = tensors.items()
-    files, pixels = isinstance(tensor, list), isinstance(tensor, np.ndarray) and tensor.shape[3:] == (3,)
-    if not (files if name == "image" else pixels):
-        raise RequestError("malformed", "'image' is BYTES of shape [N], 'pixels' UINT8 of shape [N, H, W, 3].")
-    if not 0 < len(tensor) <= service.settings.max_images:
-        message = f"The input {name!r} must hold 1 to {service.settings.max_images} images."
+    if not 0 < len(tensor) <= most:
+        message = f"The input {name!r} must hold 1 to {most} images."
         raise RequestError("malformed", message, 413 if len(tensor) else 400)
-    if isinstance(tensor, list):
-        found = await service.classify_files(tensor, gradcam=gradcam)
+    return tensor if isinstance(tensor, list) else list(tensor)
+
+
+async def _classify(
+    service: Service, images: list[bytes] | list[NDArray[np.uint8]], *, gradcam: bool
+) -> list[Classified]:
+    return await all_of(_classify_one(service, number, image, gradcam=gradcam) for number, image in enumerate(images))
+
+
+async def _classify_one(
+    service: Service, number: int, image: bytes | NDArray[np.uint8], *, gradcam: bool
+) -> Classified:
+    if isinstance(image, bytes):
+        found = await service.classify_file(image, gradcam=gradcam)
     else:
-        found = await service.classify_pixels(list(tensor), gradcam=gradcam)
-    good: list[Classified] = []
-    for number, one in enumerate(found):
-        if isinstance(one, ImageError):
-            raise ImageError(one.code, f"Image {number}: {one.message}")
-        good.append(one)
-    return good
+        found = await service.classify_pixels(image, gradcam=gradcam)
+    if isinstance(found, ImageError):
+        raise ImageError(found.code, f"Image {number}: {found.message}")
+    return found
 
 
 def _output(
-    output: _Output, how: RequestedOutput | None, found: Sequence[Classified], wanted: InferRequest
+    output: _Output,
+    how: RequestedOutput | None,
+    found: Sequence[Classified],
+    overlays: Sequence[bytes],
+    wanted: InferRequest,
 ) -> OutputTensor:
     parameters = how.parameters if how is not None else {}
     binary = bool(parameters.get("binary_data", wanted.parameters.get("binary_data_output", False)))
     top = parameters.get("classification")
     if top is not None:
         return _top_classes(output, found, top, binary=binary)
+    if output.name == "overlay":
+        return OutputTensor("overlay", "BYTES", (len(found),), list(overlays), binary, text=False)
     if output.datatype == "BYTES":
-        texts = [_bytes(output.name, one) for one in found]
-        return OutputTensor(output.name, "BYTES", (len(found),), texts, binary, output.name != "overlay")
+        texts = [(one.prediction.label if output.name == "label" else one.prediction.flag).encode() for one in found]
+        return OutputTensor(output.name, "BYTES", (len(found),), texts, binary)
     values = np.stack([_values(output.name, one) for one in found])
     return OutputTensor(output.name, "FP32", values.shape, values, binary)
-
-
-def _bytes(name: str, one: Classified) -> bytes:
-    if name == "overlay":
-        return draw(one)
-    return (one.prediction.label if name == "label" else one.prediction.flag).encode()
 
 
 def _values(name: str, one: Classified) -> NDArray[np.float32]:

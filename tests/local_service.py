@@ -9,6 +9,7 @@ import httpx
 
 from serve.classifier import Classifier
 from serve.ingress import build_application
+from serve.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -41,9 +42,27 @@ class Handle:
         return Method(getattr(self.classifier, name))
 
 
+class LocalRegistry(Registry):
+    """The registry in this process."""
+
+    async def call(self, method: str, *arguments: object) -> Any:
+        return getattr(self, method)(*arguments)
+
+
+def local_classifier(
+    settings: ServeSettings, registry: LocalRegistry | None = None, config: dict[str, Any] | None = None
+) -> Classifier:
+    """A classifier as Serve starts it."""
+    classifier = Classifier(settings, registry or LocalRegistry())
+    classifier.bundles._patience_s = 0.0
+    asyncio.run(classifier.reconfigure(config))
+    return classifier
+
+
 def local_application(settings: ServeSettings) -> tuple[FastAPI, Classifier]:
-    classifier = Classifier(settings)
-    return build_application(settings, Handle(classifier)), classifier  # pyright: ignore[reportArgumentType]
+    classifier = local_classifier(settings)
+    handle: Any = Handle(classifier)
+    return build_application(settings, handle, LocalRegistry()), classifier
 
 
 def talk(app: FastAPI, conversation: Any) -> Any:

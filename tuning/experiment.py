@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -14,6 +13,7 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
 from runtime.progress import say
+from tuning.quiet import quiet_optuna
 from tuning.stopping import ResumableASHA, TimeBudget
 from tuning.trial import run_trial
 from tuning.trials import Trials, read_trials
@@ -70,17 +70,17 @@ def run_trials(settings: SearchSettings, prepared: Prepared, plan: WorkerPlan) -
         plan: How many trials run at once, and what each gets.
     """
     os.environ.update(ENVIRONMENT)
-    warnings.filterwarnings("ignore", message="The reported value is ignored")  # Optuna's, of a continued trial
     shared = ray.put(prepared.for_trials(settings, plan))
     with_data = tune.with_parameters(run_trial, data=shared)
     trainable = tune.with_resources(with_data, {"cpu": plan.cpus, "gpu": plan.gpus})
     folder = experiment_folder(settings)
-    if settings.resume and tune.Tuner.can_restore(folder):
-        say("continuing: finished trials stay, the others go on from their last epoch")
-        tuner = tune.Tuner.restore(folder, trainable=trainable, resume_unfinished=True)
-    else:
-        tuner = _tuner(settings, prepared, plan, trainable)
-    tuner.fit()
+    with quiet_optuna():
+        if settings.resume and tune.Tuner.can_restore(folder):
+            say("continuing: finished trials stay, the others go on from their last epoch")
+            tuner = tune.Tuner.restore(folder, trainable=trainable, resume_unfinished=True)
+        else:
+            tuner = _tuner(settings, prepared, plan, trainable)
+        tuner.fit()
     return read_trials(folder)
 
 

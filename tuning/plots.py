@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,9 +10,10 @@ import optuna
 from matplotlib.figure import Figure
 
 from core.evaluation.plots import png
+from tuning.quiet import quiet_optuna
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Sequence
 
     from tuning.trials import TrialRecord
 
@@ -71,22 +70,8 @@ def parameter_plots(records: Sequence[TrialRecord]) -> dict[str, bytes]:
     usable = [record for record in records if record.usable]
     if len(usable) < _FEWEST:
         return {}
-    with _quiet_optuna():
+    with quiet_optuna():
         return _draw(usable)
-
-
-@contextmanager
-def _quiet_optuna() -> Generator[None]:
-    """Keep Optuna from telling of each trial that is put into its study, for a while."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            warnings.simplefilter("ignore", UserWarning)
-            yield
-    finally:
-        optuna.logging.set_verbosity(before)
 
 
 def _draw(usable: Sequence[TrialRecord]) -> dict[str, bytes]:

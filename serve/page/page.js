@@ -95,6 +95,7 @@ function show({ file, card }, found) {
   const sure = document.createElement("small");
   sure.textContent = percent(found.confidence);
   title.append(sure);
+  card.querySelector(".evidence").hidden = found.gradcam.evidence;
   const flag = card.querySelector(".flag");
   flag.hidden = !found.flag;
   flag.textContent = found.flag_reason;

@@ -14,7 +14,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 PROGRAM = """
 import json, os, threading
-from serve.priority import come_first, give_way
+from serve.priority import lower_priority, normal_priority
 
 def look(action=None):
     if action:
@@ -27,15 +27,15 @@ def begun(*arguments):
     thread.start()
     thread.join()
 
-os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))  # the tests' own process may have given way already
+os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))  # the tests' own process may have a lower priority already
 seen, leave = [], threading.Event()
 before = threading.Thread(target=lambda: (leave.wait(), look()))
 before.start()
 look()
-give_way(4)
+lower_priority(4)
 look()
 begun()
-begun(come_first)
+begun(normal_priority)
 leave.set()
 before.join()
 print(json.dumps(seen))
@@ -43,7 +43,7 @@ print(json.dumps(seen))
 
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="Linux's scheduler only")
-def test_threads_give_way_and_one_comes_first() -> None:
+def test_all_threads_but_one_get_a_lower_priority() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=PROJECT, check=True, capture_output=True, text=True)
     at_first, here, started_later, first, started_before = json.loads(done.stdout)
     own = at_first[1]
