@@ -172,6 +172,6 @@ def _describe(bundle: Bundle, map_shape: tuple[int, ...], name: str) -> Model:
         "confidence": record.confidence.model_dump(mode="json"),
         "created": record.created,
         "versions": record.versions,
-        "metrics": bundle.metrics,
+        "metrics": bundle.metrics.model_dump(mode="json") if bundle.metrics else {},
     }
     return Model(bundle.id, bundle.class_names, record.preprocessing, (map_shape[0], map_shape[1]), facts)

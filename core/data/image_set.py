@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from core.data.sources import number_sources
 from core.errors import DataError, ImageError
 from core.images.decoder import decode
 from core.images.preprocessing import Prepared, Preprocessing, crop_with_margin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from core.data.class_folders import Sample
@@ -41,7 +42,7 @@ class ImageSet:
 
     Attributes:
         pixels: (N, H, W, 3) uint8, with room around the input for augmentation where that was asked for.
-        labels: Class indices (N,) int64, `OUTLIER` for images of no class; or one-hot (N, C).
+        labels: Class indices (N,) int64, `OUTLIER` for images of no class.
         sources: Index of each image's source, (N,) int64; images without one have their own.
         samples: Where each image came from.
         unreadable: Files that were left out.
@@ -142,7 +143,7 @@ def load_images(
     return ImageSet(
         torch.from_numpy(pixels[: len(kept)]),
         labels,
-        _source_indices(kept),
+        torch.from_numpy(number_sources(kept)),
         tuple(kept),
         tuple(unreadable),
         prepared=torch.from_numpy(inputs[: len(kept)]) if margin > 1 else None,
@@ -167,9 +168,3 @@ def join_images(sets: Sequence[ImageSet]) -> ImageSet:
         torch.cat([part.inputs for part in sets]) if any(part.prepared is not None for part in sets) else None,
         torch.cat([torch.ones(len(part), dtype=torch.bool) if part.found is None else part.found for part in sets]),
     )
-
-
-def _source_indices(samples: Iterable[Sample]) -> torch.Tensor:
-    known: dict[str, int] = {}
-    names = (sample.source or f"\0{position}" for position, sample in enumerate(samples))
-    return torch.tensor([known.setdefault(name, len(known)) for name in names])

@@ -1,4 +1,4 @@
-"""Numbers with a known answer: metrics, the differential's intervals, calibration, overlays."""
+"""Numbers with a known answer: the differential's intervals, calibration, overlays."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from scipy.special import softmax
 
 from core.errors import SettingsError
 from core.evaluation.differential import share
-from core.evaluation.metrics import measure
 from core.images.cells import Box
 from core.images.drawings import CLASS_NAMES, ODDITIES, draw_field
 from core.images.overlay import heatmap, lay_back, overlay, panel, shrink_to
 from core.model.engine import forward
 from core.model.network import build_network
-from core.training.calibration import fit_confidence
+from core.training.calibration import cross_fit_confidence, fit_confidence
 
 # Exact binomial 95 % limits in percent, as haematology tabulates them (Rümke): seen %, cells, low, high.
 RUMKE = [
@@ -43,16 +42,6 @@ def test_no_cells_mean_no_knowledge() -> None:
     assert share(7, 7).high == 100.0
 
 
-def test_metrics_of_a_known_table() -> None:
-    probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.3, 0.7]])
-    metrics = measure(probabilities, np.array([0, 1, 1, 1]), ["A", "B"])
-    assert metrics.accuracy == 0.75
-    assert metrics.confusion == [[1, 0], [1, 2]]
-    assert metrics.loss == pytest.approx(-np.log([0.9, 0.8, 0.4, 0.7]).mean())
-    assert metrics.report["B"]["recall"] == pytest.approx(2 / 3)
-    assert measure(probabilities, np.eye(2)[[0, 1, 1, 1]], ["A", "B"]) == metrics
-
-
 def test_the_temperature_of_overconfident_logits_is_found() -> None:
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(6_000, 4)) * 2
@@ -67,11 +56,52 @@ def test_the_flag_keeps_the_risk_that_was_asked_for() -> None:
     labels = np.array([rng.choice(4, p=row) for row in softmax(logits, axis=1)])
     confidence = fit_confidence(logits, labels, risk=0.12, on="a simulation")
     probabilities = softmax(logits / confidence.temperature, axis=1)
-    kept = probabilities.max(axis=1) >= confidence.min_confidence
-    assert (probabilities.argmax(axis=1) != labels)[kept].mean() == pytest.approx(0.12, abs=0.002)
+    unflagged = probabilities.max(axis=1) >= confidence.min_confidence
+    assert (probabilities.argmax(axis=1) != labels)[unflagged].mean() == pytest.approx(0.12, abs=0.002)
     assert confidence.risk == 0.12
     strict = fit_confidence(logits, labels, risk=0.0001, on="a simulation")
     assert (probabilities.max(axis=1) < strict.min_confidence).mean() == pytest.approx(0.25, abs=0.001)
+
+
+def views(sources: int, per_source: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Logits, labels and sources of a network that is overconfident: views of one source share their fate."""
+    logits = np.repeat(rng.normal(size=(sources, 4)) * 3, per_source, axis=0)
+    labels = np.repeat([rng.choice(4, p=row) for row in softmax(logits[::per_source] / 3, axis=1)], per_source)
+    return logits, labels, np.repeat(np.arange(sources), per_source)
+
+
+def test_each_half_of_the_sources_is_given_what_the_other_chose() -> None:
+    logits, labels, sources = views(60, 5, np.random.default_rng(4))
+    (one, first), (other, second) = cross_fit_confidence(logits, labels, sources)
+    assert sorted([*one, *other]) == list(range(300))
+    assert not set(sources[one]) & set(sources[other])
+    assert first == fit_confidence(logits[other], labels[other], on=first.chosen_on)
+    assert second == fit_confidence(logits[one], labels[one], on=second.chosen_on)
+
+
+def test_cross_fitting_is_not_too_good() -> None:
+    """Over many small data sets, the loss with one's own temperature is below the truth, the cross-fitted is not."""
+    rng = np.random.default_rng(1)
+    own, crossed, true = [], [], []
+    for _ in range(40):
+        logits, labels, sources = views(40, 2, rng)
+        picked = (np.arange(len(labels)), labels)
+        if not (halves := cross_fit_confidence(logits, labels, sources)):
+            continue
+        fitted = np.empty(logits.shape)
+        for rows, confidence in halves:
+            fitted[rows] = confidence.probabilities(logits[rows])
+        whole = fit_confidence(logits, labels, on="the same").probabilities(logits)
+        for losses, probabilities in ((own, whole), (crossed, fitted), (true, softmax(logits / 3, axis=1))):
+            losses.append(-np.log(probabilities[picked]).mean())
+    assert len(true) > 30
+    assert np.mean(own) < np.mean(true) <= np.mean(crossed)
+
+
+def test_too_few_sources_cannot_be_cross_fitted() -> None:
+    logits, labels, sources = views(60, 5, np.random.default_rng(4))
+    rare = np.isin(sources, np.unique(sources[labels == 2])[:3]) | (labels != 2)
+    assert cross_fit_confidence(logits[rare], labels[rare], sources[rare]) == []
 
 
 def test_a_map_is_laid_back_onto_its_box() -> None:
