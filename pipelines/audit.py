@@ -30,13 +30,13 @@ from threadpoolctl import threadpool_limits
 
 from core.data.class_folders import ClassFolders, Sample, read_splits
 from core.data.groups import read_groups, read_linked_groups
-from core.data.image_set import Unreadable, read_picture
 from core.errors import DataError
 from core.fields.features import Features, find_features
 from core.fields.grouping import ViewGroups
 from core.files import write_table
 from core.images.decoder import decode
 from core.images.overlay import encode_jpeg, shrink_to
+from core.images.reading import Unreadable, read_safely
 from core.settings import Settings
 from runtime.command import refuse_existing, run_command
 from runtime.pages import render
@@ -132,10 +132,9 @@ class Audit:
         self.group_of = {image: number for number, group in enumerate(self.groups) for image in group}
 
     def _read(self, split: str, data: ClassFolders, sample: Sample) -> Unreadable | tuple[_Entry, Features]:
-        picture = read_picture(sample.path)
-        if isinstance(picture, Unreadable):
-            return picture
-        rgb = picture.rgb
+        return read_safely(sample.path, lambda image: self._look(split, data, sample, decode(image).rgb))
+
+    def _look(self, split: str, data: ClassFolders, sample: Sample, rgb: NDArray[np.uint8]) -> tuple[_Entry, Features]:
         digest = hashlib.sha256(repr(rgb.shape).encode() + rgb.tobytes()).digest()
         thumbnail = cv2.resize(rgb, (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA)
         name = sample.path.relative_to(self.root).as_posix()

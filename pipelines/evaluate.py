@@ -22,7 +22,6 @@ from sklearn.model_selection import train_test_split
 
 from core.data.class_folders import ClassFolders, Sample, read_class_folders
 from core.data.groups import SourceSettings
-from core.data.image_set import Unreadable, read_picture
 from core.errors import DataError, SettingsError
 from core.evaluation.localisation import Pointing, point
 from core.evaluation.plots import confusion_png, ood_png, reliability_png, risk_coverage_png
@@ -30,6 +29,7 @@ from core.evaluation.scores import Comparison, Evaluation, Interval, Predicted, 
 from core.files import write_table
 from core.images.cells import find_white_cell
 from core.images.overlay import encode_jpeg, panel, shrink_to
+from core.images.reading import Unreadable, read_safely
 from core.model.bundle import Bundle, load_bundle
 from core.model.predictor import Predictor, choose_device
 from pipelines.evaluating.record import check_look, record_look
@@ -193,12 +193,12 @@ def _predict(bundle: Bundle, samples: Sequence[Sample], settings: EvaluateSettin
     pointings: list[Pointing | None] = []
     unreadable: list[Unreadable] = []
 
+    def see(data: bytes) -> tuple[_Seen, Prepared]:
+        picture, prepared = predictor.prepare(data)
+        return _Seen(find_white_cell(picture.rgb), picture.height, picture.width), prepared
+
     def prepare(sample: Sample) -> tuple[_Seen, Prepared] | Unreadable:
-        picture = read_picture(sample.path)
-        if isinstance(picture, Unreadable):
-            return picture
-        height, width = picture.rgb.shape[:2]
-        return _Seen(find_white_cell(picture.rgb), height, width), bundle.record.preprocessing.prepare(picture.rgb)
+        return read_safely(sample.path, see)
 
     with (
         Progress(len(samples), "images") as progress,
@@ -429,6 +429,7 @@ def _mistakes(settings: EvaluateSettings, bundle: Bundle, mine: _Results) -> lis
                 "predicted": prediction.label,
                 "confidence": prediction.confidence,
                 "flag": prediction.flag,
+                "evidence": prediction.has_evidence,
                 "count": count[key],
                 "of": images[sample.source] if sample.source else 1,
             }

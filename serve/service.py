@@ -10,24 +10,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import cv2
-import numpy as np
 from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
 from core.errors import ImageError
-from core.images.decoder import MIN_SIDE, Picture, decode
 from core.images.overlay import DISPLAY_SIDE, encode_jpeg, encode_png, heatmap_layer, overlay, shrink_to
-from core.images.preprocessing import processing
+from core.images.reading import prepare_image, processing
 from serve.errors import BusyError, RequestError
 from serve.messages import Item
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
     from ray.serve.handle import DeploymentHandle
 
     from core.images.cells import Box
+    from core.images.heatmap import Heatmap
     from core.images.preprocessing import Prepared
     from core.model.prediction import Prediction
     from serve.messages import Answer, Model
@@ -136,10 +136,7 @@ class Service:
         Raises:
             RequestError: Where there is no room, no classifier, or not enough time.
         """
-        most = self.settings.max_pixels
-        return await self._classify(
-            [lambda data=data: decode(data, max_pixels=most) for data in files], gradcam=gradcam
-        )
+        return await self._classify(files, gradcam=gradcam)
 
     async def classify_pixels(
         self, images: Sequence[NDArray[np.uint8]], *, gradcam: bool
@@ -149,15 +146,14 @@ class Service:
         Raises:
             RequestError: Where there is no room, no classifier, or not enough time.
         """
-        most = self.settings.max_pixels
-        return await self._classify([lambda rgb=rgb: _as_picture(rgb, most) for rgb in images], gradcam=gradcam)
+        return await self._classify(images, gradcam=gradcam)
 
     async def run(self, work: Callable[[], Any]) -> Any:  # noqa: ANN401
         """Run something that computes in one of the decoder's threads."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def _classify(
-        self, sources: Sequence[Callable[[], Picture]], *, gradcam: bool
+        self, sources: Sequence[bytes] | Sequence[NDArray[np.uint8]], *, gradcam: bool
     ) -> list[Classified | ImageError]:
         self.check_room(len(sources))
         self._taken += len(sources)
@@ -175,11 +171,12 @@ class Service:
         except asyncio.TimeoutError:
             raise RequestError("too-slow", f"There was no result within {self.settings.timeout_s:g} s.", 504) from None
 
-    async def _classify_one(self, source: Callable[[], Picture], *, gradcam: bool) -> Classified | ImageError:
+    async def _classify_one(self, source: bytes | NDArray[np.uint8], *, gradcam: bool) -> Classified | ImageError:
+        most = self.settings.max_pixels
         for _ in range(_CHANGES):
             model = await self.model()
             try:
-                prepared, view = await self.run(lambda model=model: _prepare(source, model, gradcam=gradcam))
+                prepared, view = await self.run(lambda model=model: _prepare(source, model, most, gradcam=gradcam))
             except ImageError as error:
                 self.metrics.unusable.labels(error.code).inc()
                 return error
@@ -224,27 +221,17 @@ def draw_layers(found: Classified) -> dict[str, str]:
     return {name: base64.b64encode(data).decode() for name, data in layers.items()}
 
 
-def _drawable(found: Classified) -> tuple[NDArray[np.uint8], NDArray[np.float32], Box]:
+def _drawable(found: Classified) -> tuple[NDArray[np.uint8], Heatmap, Box]:
     if found.display is None or found.prediction.cam is None:
         raise RequestError("internal", "No map was computed.", 500)
     return found.display, found.prediction.cam, found.prediction.box.scaled(found.factor)
 
 
 def _prepare(
-    source: Callable[[], Picture], model: Model, *, gradcam: bool
+    source: bytes | NDArray[np.uint8], model: Model, max_pixels: int, *, gradcam: bool
 ) -> tuple[Prepared, tuple[NDArray[np.uint8] | None, float, int, int, str]]:
     """Decode and cut out; return the network's input, and what is kept of the image. Runs in a thread."""
     with processing():
-        picture = source()
-        prepared = model.preprocessing.prepare(picture.rgb)
+        picture, prepared = prepare_image(source, model.preprocessing, max_pixels=max_pixels)
         display, factor = shrink_to(picture.rgb, DISPLAY_SIDE) if gradcam else (None, 1.0)
     return prepared, (display, factor, picture.width, picture.height, picture.format)
-
-
-def _as_picture(rgb: NDArray[np.uint8], max_pixels: int) -> Picture:
-    height, width = rgb.shape[:2]
-    if height * width > max_pixels:
-        raise ImageError("too-large", f"The tensor has {width} x {height} pixels; the limit is {max_pixels:,} in all.")
-    if min(height, width) < MIN_SIDE:
-        raise ImageError("too-small", f"The tensor has {width} x {height} pixels; each side needs at least {MIN_SIDE}.")
-    return Picture(np.ascontiguousarray(rgb), "RAW")

@@ -47,12 +47,14 @@ class Layers(BaseModel):
 
     picture_jpeg: str = Field(description="upright image, longer side at most 1024 pixels, base64")
     heatmap_png: str = Field(description="heatmap of the same size, clear where the network saw nothing, base64")
+    evidence: bool = Field(description="false: nothing in the image speaks for the class, and the heatmap is clear")
 
 
 class Overlay(BaseModel):
     """The heatmap on the image."""
 
     overlay_png: str = Field(description="upright image, longer side at most 1024 pixels, base64")
+    evidence: bool = Field(description="false: nothing in the image speaks for the class, and it is shown as it is")
 
 
 class Classification(BaseModel):
@@ -192,7 +194,7 @@ async def classify(
             "content": {"image/png": _FILE},
             "headers": {
                 f"X-Leukoray-{name}": {"schema": {"type": "string"}}
-                for name in ("Label", "Confidence", "Flag", "Bundle")
+                for name in ("Label", "Confidence", "Flag", "Evidence", "Bundle")
             },
         },
         **ERRORS,
@@ -219,6 +221,7 @@ async def gradcam(
         "X-Leukoray-Label": quote(found.prediction.label),
         "X-Leukoray-Confidence": f"{found.prediction.confidence:.6f}",
         "X-Leukoray-Flag": found.prediction.flag,
+        "X-Leukoray-Evidence": "true" if found.prediction.has_evidence else "false",
         "X-Leukoray-Bundle": found.model.id,
     }
     return Response(png, media_type="image/png", headers=headers)
@@ -242,11 +245,12 @@ async def _describe(service: Service, name: str, found: Classified | LeukorayErr
     if not isinstance(found, Classified):
         return {"name": name, "error": {"code": found.code, "message": found.message}}
     prediction = found.prediction
-    picture: dict[str, str] | None = None
+    picture: dict[str, str | bool] | None = None
     if gradcam == "layers":
-        picture = await service.run(lambda: draw_layers(found))
+        picture = {**await service.run(lambda: draw_layers(found)), "evidence": prediction.has_evidence}
     elif gradcam == "true":
-        picture = {"overlay_png": base64.b64encode(await service.run(lambda: draw(found))).decode()}
+        png = await service.run(lambda: draw(found))
+        picture = {"overlay_png": base64.b64encode(png).decode(), "evidence": prediction.has_evidence}
     shares = zip(found.model.class_names, prediction.probabilities.tolist(), strict=True)
     return {
         "name": name,
