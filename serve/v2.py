@@ -329,7 +329,7 @@ def _values(name: str, one: Classified) -> NDArray[np.float32]:
     if name == "probabilities":
         return prediction.probabilities
     if name == "map" and prediction.cam is not None:
-        return prediction.cam
+        return prediction.cam.values
     return np.asarray(prediction.box if name == "box" else prediction.ood, np.float32)
 
 

@@ -10,30 +10,19 @@ import numpy as np
 import torch
 
 from core.data.sources import number_sources
-from core.errors import DataError, ImageError
-from core.images.decoder import decode
+from core.errors import DataError
 from core.images.preprocessing import Prepared, Preprocessing, crop_with_margin
+from core.images.reading import Unreadable, prepare_image, read_safely
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from core.data.class_folders import Sample
-    from core.images.decoder import Picture
 
-__all__ = ["OUTLIER", "ImageSet", "Unreadable", "join_images", "load_images", "read_picture"]
+__all__ = ["OUTLIER", "ImageSet", "join_images", "load_images"]
 
 OUTLIER = -1
 """Label of an image that shows none of the classes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """An image file of a data set that could not be decoded, and why."""
-
-    path: Path
-    code: str
-    message: str
 
 
 @dataclass(frozen=True)
@@ -83,16 +72,6 @@ class ImageSet:
         )
 
 
-def read_picture(path: Path) -> Picture | Unreadable:
-    """Decode a file, or say why it cannot be."""
-    try:
-        return decode(path.read_bytes())
-    except ImageError as error:
-        return Unreadable(path, error.code, error.message)
-    except OSError as error:
-        return Unreadable(path, "unreadable", f"The file cannot be read ({error.strerror}).")
-
-
 def load_images(
     samples: Sequence[Sample],
     preprocessing: Preprocessing,
@@ -112,42 +91,47 @@ def load_images(
 
     Raises:
         DataError: With code ``nothing-readable``.
+
+    Example:
+        >>> images = load_images(data.samples, bundle.record.preprocessing)
+        >>> images.pixels.shape
+        torch.Size([9957, 224, 224, 3])
     """
 
-    def load(sample: Sample) -> tuple[Prepared, np.ndarray] | Unreadable:
-        picture = read_picture(sample.path)
-        if isinstance(picture, Unreadable):
-            return picture
-        plain = preprocessing.prepare(picture.rgb)
+    def prepare(data: bytes) -> tuple[Prepared, np.ndarray]:
+        picture, plain = prepare_image(data, preprocessing)
         return plain, crop_with_margin(picture.rgb, preprocessing, margin, plain.box) if margin > 1 else plain.pixels
+
+    def load(sample: Sample) -> tuple[Prepared, np.ndarray] | Unreadable:
+        return read_safely(sample.path, prepare)
 
     side = (round(preprocessing.height * margin), round(preprocessing.width * margin))
     inputs = np.empty((len(samples), preprocessing.height, preprocessing.width, 3), np.uint8)
     pixels = np.empty((len(samples), *side, 3), np.uint8) if margin > 1 else inputs
     found = torch.zeros(len(samples), dtype=torch.bool)
-    kept: list[Sample] = []
+    readable: list[Sample] = []
     unreadable: list[Unreadable] = []
     with ThreadPoolExecutor(workers) as pool:
         for sample, result in zip(samples, pool.map(load, samples), strict=True):
             if isinstance(result, Unreadable):
                 unreadable.append(result)
             else:
-                prepared, pixels[len(kept)] = result
-                inputs[len(kept)], found[len(kept)] = prepared.pixels, prepared.found
-                kept.append(sample)
+                prepared, pixels[len(readable)] = result
+                inputs[len(readable)], found[len(readable)] = prepared.pixels, prepared.found
+                readable.append(sample)
             if on_image:
                 on_image()
-    if not kept:
+    if not readable:
         raise DataError("nothing-readable", f"None of the {len(samples)} images can be read.")
-    labels = torch.tensor([sample.label for sample in kept])
+    labels = torch.tensor([sample.label for sample in readable])
     return ImageSet(
-        torch.from_numpy(pixels[: len(kept)]),
+        torch.from_numpy(pixels[: len(readable)]),
         labels,
-        torch.from_numpy(number_sources(kept)),
-        tuple(kept),
+        torch.from_numpy(number_sources(readable)),
+        tuple(readable),
         tuple(unreadable),
-        prepared=torch.from_numpy(inputs[: len(kept)]) if margin > 1 else None,
-        found=found[: len(kept)],
+        prepared=torch.from_numpy(inputs[: len(readable)]) if margin > 1 else None,
+        found=found[: len(readable)],
     )
 
 

@@ -54,21 +54,22 @@ def autograd_gradcam(network: nn.Module, batch: torch.Tensor, classes: torch.Ten
     """
     if torch.is_inference_mode_enabled():
         raise SettingsError("inference-mode", "autograd_gradcam needs gradients; call it outside inference_mode.")
-    kept: list[torch.Tensor] = []
+    outputs: list[torch.Tensor] = []
 
-    def keep(_module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
-        kept.append(output)
+    def keep(_module: nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
+        outputs.append(output)
+        return output.clone()  # an operation in place that follows, such as ReLU, changes the copy
 
     hook = layer.register_forward_hook(keep)
     try:
         with torch.enable_grad():
             logits = network(batch.detach().requires_grad_())
             chosen = logits.gather(1, classes.view(-1, 1)).sum()
-            (gradient,) = torch.autograd.grad(chosen, kept[0])
+            (gradient,) = torch.autograd.grad(chosen, outputs[0])
     finally:
         hook.remove()
     alpha = gradient.mean(dim=(2, 3))
-    return torch.einsum("nk,nkhw->nhw", alpha, kept[0].detach()).relu()
+    return torch.einsum("nk,nkhw->nhw", alpha, outputs[0].detach()).relu()
 
 
 def normalise_maps(maps: torch.Tensor) -> torch.Tensor:

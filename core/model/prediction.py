@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from core.images.cells import Box
+    from core.images.heatmap import Heatmap
 
 __all__ = ["Prediction"]
 
@@ -25,7 +26,7 @@ class Prediction:
         ood: Out-of-distribution score, higher is less like the training data.
         flag: Empty, ``low-confidence`` or ``out-of-distribution``.
         box: The part of the image that was classified, in its pixels.
-        cam: Grad-CAM of `label` in [0, 1], (h, w) float32, covering `box`; None where not asked for.
+        cam: Grad-CAM of `label` within `box`; None where it was not asked for.
     """
 
     label: str
@@ -34,4 +35,9 @@ class Prediction:
     ood: float
     flag: str
     box: Box
-    cam: NDArray[np.float32] | None
+    cam: Heatmap | None
+
+    @property
+    def has_evidence(self) -> bool:
+        """Whether there is a heatmap and it shows anything that speaks for `label`."""
+        return self.cam is not None and self.cam.has_evidence

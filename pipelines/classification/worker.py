@@ -17,7 +17,8 @@ import torch
 
 from core.errors import ImageError
 from core.images.decoder import MAX_BYTES
-from core.images.overlay import DISPLAY_SIDE, encode_jpeg, overlay, shrink_to
+from core.images.overlay import DISPLAY_SIDE, NO_EVIDENCE, encode_jpeg, overlay, shrink_to, write_words
+from core.images.reading import processing
 from core.model.predictor import Predictor
 from pipelines.classification.attempts import PartAttempts
 from pipelines.classification.overlay_path import overlay_path, short_overlay_path
@@ -124,14 +125,15 @@ class PartClassifier:
             return _Refused(entry, entry.code, entry.message)
         try:
             data = _read(self._source, entry.path)
-            picture, prepared = self._predictor.prepare(data)
+            with processing():
+                picture, prepared = self._predictor.prepare(data)
+                display, factor = shrink_to(picture.rgb, DISPLAY_SIDE)
         except ImageError as error:
             return _Refused(entry, error.code, error.message)
         except OSError as error:
             if not self._source.has_content():
                 raise slides_gone(self._source) from error
             return _Refused(entry, *_describe_os_error(error, self._source))
-        display, factor = shrink_to(picture.rgb, DISPLAY_SIDE)
         return _Loaded(entry, prepared, display, factor, picture.width, picture.height, len(data))
 
     def _load_ahead(self, entries: Sequence[Entry]) -> Iterator[_Loaded | _Refused]:
@@ -190,7 +192,7 @@ class PartClassifier:
             return None
         box = prediction.box.scaled(item.factor)
         picture = overlay(item.display, prediction.cam, box, colour_map=self._settings.colour_map)
-        data = encode_jpeg(picture)
+        data = encode_jpeg(picture if prediction.has_evidence else write_words(picture, NO_EVIDENCE))
         path = overlay_path(item.entry.slide, item.entry.image)
         try:
             self._run.folder.write_plain(path, data)

@@ -32,6 +32,7 @@ class Mistake:
         predicted: What it is classified as.
         confidence: Probability of that.
         flag: Its flag, empty where there is none.
+        evidence: Whether the heatmap shows anything that speaks for the predicted class.
         count: Wrong images of its source.
         of: Images of its source.
     """
@@ -43,6 +44,7 @@ class Mistake:
     predicted: str
     confidence: float
     flag: str
+    evidence: bool
     count: int
     of: int
 
@@ -85,6 +87,7 @@ def write_mistakes(out: Path, bundle: Bundle, results: Results, data: Path, limi
                 predicted=prediction.label,
                 confidence=prediction.confidence,
                 flag=prediction.flag,
+                evidence=prediction.has_evidence,
                 count=count[key],
                 of=images[sample.source] if sample.source else 1,
             )

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from core.data.image_set import Unreadable, read_picture
 from core.evaluation.localisation import Pointing, point
 from core.evaluation.scores import Predicted
 from core.images.cells import find_white_cell
+from core.images.reading import Unreadable, read_safely
 from core.model.predictor import Predictor
 from runtime.progress import Progress, say
 
@@ -98,12 +98,12 @@ def predict(bundle: Bundle, samples: Sequence[Sample], *, device: str, threads: 
     pointings: list[Pointing | None] = []
     unreadable: list[Unreadable] = []
 
+    def see(data: bytes) -> tuple[_Shown, Prepared]:
+        picture, prepared = predictor.prepare(data)
+        return _Shown(find_white_cell(picture.rgb), picture.height, picture.width), prepared
+
     def prepare(sample: Sample) -> tuple[_Shown, Prepared] | Unreadable:
-        picture = read_picture(sample.path)
-        if isinstance(picture, Unreadable):
-            return picture
-        height, width = picture.rgb.shape[:2]
-        return _Shown(find_white_cell(picture.rgb), height, width), bundle.record.preprocessing.prepare(picture.rgb)
+        return read_safely(sample.path, see)
 
     with Progress(len(samples), "images") as progress, ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(samples), _BATCH):

@@ -101,7 +101,7 @@ def test_tritonclient_gets_heatmaps(triton: InferenceServerClient, expected: lis
     given = InferInput("image", [3], "BYTES")
     given.set_data_from_numpy(np.array(FILES, dtype=np.object_))
     result = triton.infer(f"{NAME}-gradcam", [given])
-    assert np.abs(result.as_numpy("map") - np.stack([one.cam for one in expected])).max() < 1e-4
+    assert np.abs(result.as_numpy("map") - np.stack([one.cam.values for one in expected])).max() < 1e-4
     overlays = result.as_numpy("overlay")
     assert len(overlays) == 3
 
