@@ -83,10 +83,10 @@ def load_images(
     """Decode and prepare images once, into one array.
 
     Args:
-        samples: What to load.
+        samples: The images to load.
         preprocessing: The record the network will be used with.
         margin: Room around the input for augmentation, relative to the input's side.
-        workers: Threads.
+        workers: Number of threads that decode.
         on_image: Called after each image, for a progress bar.
 
     Raises:
@@ -139,7 +139,7 @@ def join_images(sets: Sequence[ImageSet]) -> ImageSet:
     """Put several data sets together; each becomes a domain, and their sources stay apart.
 
     Args:
-        sets: With images of one size and labels as class indices.
+        sets: Data sets whose images have one size.
     """
     offsets = np.cumsum([0, *(int(part.sources.max()) + 1 for part in sets)])
     return ImageSet(

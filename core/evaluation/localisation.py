@@ -41,7 +41,7 @@ def point(cell: NDArray[np.bool_] | None, cam: Heatmap, box: Box, height: int, w
     Args:
         cell: What `find_white_cell` found, (h, w).
         cam: The heatmap; one without evidence hits nothing.
-        box: The part of the image that the network saw, in its pixels.
+        box: The part of the image that the network saw, in pixels of the image.
         height: Height of the image.
         width: Width of the image.
 

@@ -1,4 +1,4 @@
-"""What comes of one image; a module of its own, so that who only passes it on needs no torch."""
+"""What is predicted for one image; a module of its own, so that code that only passes it on needs no torch."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __all__ = ["Prediction"]
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What is known of one image.
+    """What the network says about one image.
 
     Attributes:
         label: Name of the most probable class.
-        confidence: Its probability.
-        probabilities: One per class, (C,) float32.
+        confidence: Probability of that class.
+        probabilities: Probability of each class, (C,) float32.
         ood: Out-of-distribution score, higher is less like the training data.
         flag: Empty, ``low-confidence`` or ``out-of-distribution``.
-        box: The part of the image that was classified, in its pixels.
+        box: The part of the image that was classified, in pixels of the image.
         cam: Grad-CAM of `label` within `box`; None where it was not asked for.
     """
 

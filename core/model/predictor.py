@@ -32,7 +32,7 @@ class Predictor:
 
     Args:
         bundle: The model.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        device: Device to run on: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
         SettingsError: With code ``no-gpu`` where a GPU is asked for and there is none.
