@@ -71,7 +71,8 @@ rate of {risk:.0%} among the others, and `out-of-distribution` above a score of 
 """
 
 _TRAINING = """Recipe `{recipe}`, starting weights `{weights}`, {epochs} epochs, seed {seed}.
-{training:,} training images; {validation:,} images of {sources:,} {units} were predicted by networks that had not seen {unit} ({how}).
+{training:,} training images; {validation:,} images of {sources:,} {units} were predicted by
+networks that had not seen {unit} ({how}).
 In the main data set, images per class: {images}; different sources per class: {source_counts}.
 {left_out:,} images were left out: unreadable, without a named source, or set aside since a test set shows their
 cell.{further}"""

@@ -61,7 +61,7 @@ def test_it_learns_and_keeps_the_best_weights() -> None:
 
 def test_the_last_weights_are_retained_where_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     best, last = (trainer(config(keep=keep, epochs=3, patience=3)) for keep in ("best", "last"))
-    losses = iter([(0.1, 1.0), (0.2, 1.0), (0.3, 1.0)] * 2)
+    losses = iter([(0.1, 1.0), (0.2, 1.0), (0.3, 1.0)] * 3)
     monkeypatch.setattr(Trainer, "_validate", lambda _: next(losses))  # the first epoch is the best
     for run in (best, last):
         run.fit()
