@@ -39,7 +39,8 @@ class ExportSettings(Settings):
 
     Input `pixels`: (batch, height, width, 3) uint8, RGB, the white cell cut out as the bundle's config says.
     Outputs: `logits` (batch, classes), and `class_maps` (batch, classes, h, w), whose positive part is Grad-CAM
-    of each class. Class names, temperature and thresholds are in the file's metadata under `leukoray`.
+    of each class; value (i, j) looks at input pixel (i, j) times the stride. Class names, temperature, thresholds and
+    stride are in the file's metadata under `leukoray`.
     """
 
     bundle: CliPositionalArg[Path] = Field(description="folder of the bundle")
@@ -101,6 +102,7 @@ def export(settings: ExportSettings) -> int:
         "bundle": bundle.id,
         "class_names": list(bundle.class_names),
         "preprocessing": preprocessing.model_dump(mode="json"),
+        "class_map_stride": module.engine.stride,
         "confidence": bundle.record.confidence.model_dump(mode="json"),
     }
     onnx.helper.set_model_props(model, {"leukoray": json.dumps(record)})

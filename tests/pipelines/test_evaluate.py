@@ -215,4 +215,5 @@ def test_the_onnx_file_gives_the_same_logits_and_maps(bundle: Bundle, small_bund
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
     record = json.loads(session.get_modelmeta().custom_metadata_map["leukoray"])
     assert record["bundle"] == bundle.id
+    assert record["class_map_stride"] == 32
     assert record["class_names"] == list(CLASS_NAMES)
