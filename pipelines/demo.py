@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 
@@ -12,13 +11,15 @@ if __package__ in {None, ""}:  # started as a script: let the project's packages
 import cv2
 import numpy as np
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from core.errors import SettingsError
+from core.files import replace_file
 from core.images.drawings import CLASS_NAMES, ODDITIES, draw_field
 from core.settings import Settings
 from pipelines.classify import ClassifySettings, classify
 from runtime.command import run_command
+from runtime.progress import say
 
 __all__ = ["DemoSettings", "draw_slides", "main"]
 
@@ -29,22 +30,24 @@ _SMEARS = {
 }
 """Slides and their shares of eosinophils, lymphocytes, monocytes and neutrophils."""
 
+_MARKER = ".drawn.json"
+
 
 class DemoSettings(Settings):
     """Draw three smears of four cell types, odd cells and broken files among them, and classify them."""
 
     out: Path = Field(description="folder for slides and results")
     images: int = Field(120, ge=20, description="cells per slide")
-    seed: int = Field(0, ge=0, description="of the drawing")
+    seed: int = Field(0, ge=0, description="seed of the drawing")
 
 
 def draw_slides(folder: Path, images: int, seed: int = 0, *, broken: bool = True) -> int:
     """Draw the demo's slides.
 
     Args:
-        folder: Where the slides go; made where it does not exist.
+        folder: Folder for the slides; made where it does not exist.
         images: Cells per slide.
-        seed: The same seed draws the same slides.
+        seed: Seed of the drawing; the same seed draws the same slides.
         broken: Whether the last slide also holds files that cannot be read.
 
     Returns:
@@ -75,29 +78,62 @@ def _write_broken(slide: Path) -> None:
     Image.fromarray(np.linspace(0, 1, 64 * 64, dtype=np.float32).reshape(64, 64)).save(slide / "float.tif")
 
 
+class DrawnSlides(Settings):
+    """The file that marks a folder of slides as drawn by this command."""
+
+    images: int = Field(description="cells per slide")
+    seed: int = Field(description="seed of the drawing")
+    complete: bool = Field(description="whether all of them are there")
+
+
 def _demo(settings: DemoSettings) -> int:
     slides, run = settings.out / "slides", settings.out / "run"
-    drawn, wanted = slides / ".drawn", f"{settings.images} cells per slide, seed {settings.seed}"
-    if not drawn.exists() or drawn.read_text() != wanted:
-        for old in (slides, run):
-            shutil.rmtree(old, ignore_errors=True)
-        print(f"drawing {settings.images * len(_SMEARS)} cells into {slides} (drawings, not photographs)", flush=True)
-        draw_slides(slides, settings.images, settings.seed)
-        drawn.write_text(wanted)
+    _prepare_slides(slides, settings)
     arguments = ClassifySettings(slides=str(slides), out=str(run), resume=True, drawn=True, max_error_rate=1)
     try:
         code = classify(arguments)
     except SettingsError as error:
-        if error.code not in {"run-mismatch", "run-damaged"}:
+        if error.code not in {"run-mismatch", "run-damaged", "run-not-empty"}:
             raise
-        shutil.rmtree(run)  # the demo's own, of another bundle or place
-        code = classify(arguments)
-    print(f"\nOpen {(run / 'report' / 'index.html').resolve()} in a browser.")
+        raise SettingsError("demo-exists", f"{error.message} Or remove {run} yourself.") from error
+    print(f"\nOpen {(run / 'report' / 'index.html').resolve()} in a browser.", flush=True)
     return code
 
 
+def _prepare_slides(slides: Path, settings: DemoSettings) -> None:
+    """Draw the slides, unless they are there; nothing that this command did not draw is touched.
+
+    Raises:
+        SettingsError: With code ``demo-exists`` where something else is there.
+    """
+    marker = slides / _MARKER
+    wanted = DrawnSlides(images=settings.images, seed=settings.seed, complete=True)
+    there = _read_marker(marker)
+    if there == wanted:
+        return
+    unfinished = wanted.model_copy(update={"complete": False})
+    if there != unfinished and slides.exists() and (not slides.is_dir() or any(slides.iterdir())):
+        raise SettingsError(
+            "demo-exists",
+            f"{slides} exists already and was not drawn with {settings.images} cells per slide and seed"
+            f" {settings.seed}; choose another --out, or remove it yourself.",
+        )
+    replace_file(marker, unfinished.model_dump_json())
+    say(f"drawing {settings.images * len(_SMEARS)} cells into {slides} (drawings, not photographs)")
+    draw_slides(slides, settings.images, settings.seed)
+    replace_file(marker, wanted.model_dump_json())
+
+
+def _read_marker(marker: Path) -> DrawnSlides | None:
+    """Return what was drawn into a folder, or None where this command drew nothing there."""
+    try:
+        return DrawnSlides.model_validate_json(marker.read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
 def main() -> int:
-    """Entry point of the command."""
+    """Run the command; return its exit code."""
     return run_command(DemoSettings, _demo)
 
 
