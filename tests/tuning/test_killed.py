@@ -106,7 +106,7 @@ def all_there(out: Path, trials: int, epochs: int) -> None:
     assert [row["trial"] for row in rows] == [str(number) for number in range(trials)]
     assert {(row["state"], row["reason"], row["epochs"]) for row in rows} == {("finished", "all epochs", str(epochs))}
     assert len({row["learning_rate"] for row in rows}) == trials
-    assert len({row["id"] for row in rows}) == trials == len([path for path in (out / "tune").glob("*/result.json")])
+    assert len({row["id"] for row in rows}) == trials == len(list((out / "tune").glob("*/result.json")))
     assert SearchRecord.load(out).state == "finished"
     assert (out / "best" / "model.safetensors").is_file()
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import optuna
-import pytest
 
 from tuning.plots import curves_png, parameter_plots
 from tuning.trials import TrialRecord
+
+if TYPE_CHECKING:
+    import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
 
