@@ -5,6 +5,7 @@
 In turns, in one run: the bare forward pass on tensors in memory (the ceiling) and decode plus forward of one image;
 ``serve/run.py``; a fair FastAPI server; LitServe; BentoML. Each server alone, clients in their own process: closed loop
 with 1, 8 and 32 clients; then, for ours, open loop (Poisson) at 50, 90 and 200 % of what it did with 32.
+Ours runs with ``lower_priority``, which is off unless it is asked for; ``--normal-priority`` measures without.
 ``--peers`` names the Python of an environment with litserve and bentoml; without it, those two are left out.
 """
 
@@ -43,8 +44,8 @@ BARE = """
 import json, statistics, sys, time
 from pathlib import Path
 import cv2, torch
-from core.bundle import load_bundle
-from core.predictor import Predictor
+from core.model.bundle import load_bundle
+from core.model.predictor import Predictor
 options = json.loads(sys.argv[1])
 torch.set_num_threads(options["threads"]); cv2.setNumThreads(1)
 predictor = Predictor(load_bundle(Path(options["model"])), "cpu")
@@ -74,6 +75,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="torch threads of every server")
     parser.add_argument("--batch", type=int, default=16, help="largest batch of every server")
     parser.add_argument("--model", type=Path, default=PROJECT / "models" / "blood-cells")
+    parser.add_argument("--normal-priority", action="store_true", help="leave out --lower-priority")
     parser.add_argument("--peers", help="Python of an environment with litserve and bentoml")
     options = parser.parse_args()
     names = sorted(str(path) for path in options.images.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
@@ -144,6 +146,7 @@ def command_of(name: str, port: int, options: argparse.Namespace) -> list[str]:
     common = ["--port", str(port), "--threads", str(options.threads)]
     if name == "leukoray":
         most = ["--batch-size", str(options.batch), "--bundle", str(options.model)]
+        most += [] if options.normal_priority else ["--lower-priority"]
         return [sys.executable, "serve/run.py", *common, *most]
     python = sys.executable if name == "fastapi" else options.peers
     most = ["--batch", str(options.batch), "--model", str(options.model)]

@@ -21,7 +21,7 @@ from torch import nn
 from core.errors import SettingsError
 from core.files import replace_file
 from core.model.bundle import Bundle, load_bundle
-from core.model.engine import fold_batch_norm, forward
+from core.model.engine import TorchEngine
 from core.settings import Settings
 from runtime.command import run_command
 from runtime.progress import say
@@ -51,14 +51,13 @@ class _Exported(nn.Module):
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
-        self.network = fold_batch_norm(bundle.network)
         self.preprocessing: Preprocessing = bundle.record.preprocessing
+        self.engine = TorchEngine(bundle.network, self.preprocessing, torch.device("cpu"))
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        outputs = forward(self.network, self.preprocessing.normalise(pixels))
-        weight = self.network.fc.weight
+        outputs = self.engine(pixels)
         cells = outputs.feature_map.shape[2] * outputs.feature_map.shape[3]
-        return outputs.logits, torch.einsum("ck,nkhw->nchw", weight, outputs.feature_map) / cells
+        return outputs.logits, torch.einsum("ck,nkhw->nchw", self.engine.head_weight, outputs.feature_map) / cells
 
 
 def export(settings: ExportSettings) -> int:

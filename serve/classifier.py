@@ -134,7 +134,7 @@ class Classifier:
             if not all(np.isfinite(one.probabilities).all() for one in predictions):
                 raise SettingsError("bundle-broken", f"The bundle in {folder} gives values that are not numbers.")
         cam = predictor.predict([blank])[0].cam
-        model = _describe(bundle, cam.shape if cam is not None else (0, 0), folder.name)
+        model = _describe(bundle, cam.values.shape if cam is not None else (0, 0), folder.name)
         return Loaded(folder, model, predictor)
 
 
@@ -172,6 +172,6 @@ def _describe(bundle: Bundle, map_shape: tuple[int, ...], name: str) -> Model:
         "confidence": record.confidence.model_dump(mode="json"),
         "created": record.created,
         "versions": record.versions,
-        "metrics": bundle.metrics,
+        "metrics": bundle.metrics.model_dump(mode="json") if bundle.metrics else {},
     }
     return Model(bundle.id, bundle.class_names, record.preprocessing, (map_shape[0], map_shape[1]), facts)

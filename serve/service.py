@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import cv2
-import numpy as np
 from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
 from core.errors import ImageError
-from core.images.decoder import MIN_SIDE, Picture, decode
 from core.images.overlay import DISPLAY_SIDE, encode_jpeg, encode_png, heatmap_layer, overlay, shrink_to
-from core.images.preprocessing import processing
+from core.images.reading import prepare_image, processing
 from serve.errors import BusyError, RequestError
 from serve.messages import Item
 from serve.pool import Pool
@@ -24,10 +22,12 @@ from serve.pool import Pool
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
 
+    import numpy as np
     from numpy.typing import NDArray
     from ray.serve.handle import DeploymentHandle
 
     from core.images.cells import Box
+    from core.images.heatmap import Heatmap
     from core.images.preprocessing import Prepared
     from core.model.prediction import Prediction
     from serve.messages import Answer, Model
@@ -66,12 +66,6 @@ class Classified:
     width: int
     height: int
     format: str
-
-    @property
-    def has_evidence(self) -> bool:
-        """Whether the map shows anything; an all-zero map says that nothing speaks for the class."""
-        cam = self.prediction.cam
-        return cam is not None and bool(cam.any())
 
 
 class Places:
@@ -188,8 +182,7 @@ class Service:
         Raises:
             RequestError: Where there is no room at the classifiers, or none answers.
         """
-        most = self.settings.max_pixels
-        return await self._classify(lambda: decode(data, max_pixels=most), gradcam=gradcam)
+        return await self._classify(data, gradcam=gradcam)
 
     async def classify_pixels(self, rgb: NDArray[np.uint8], *, gradcam: bool) -> Classified | ImageError:
         """Classify a decoded image, (H, W, 3) uint8 RGB.
@@ -197,8 +190,7 @@ class Service:
         Raises:
             RequestError: Where there is no room at the classifiers, or none answers.
         """
-        most = self.settings.max_pixels
-        return await self._classify(lambda: _as_picture(rgb, most), gradcam=gradcam)
+        return await self._classify(rgb, gradcam=gradcam)
 
     async def compute(self, work: Callable[[Stop], _Result]) -> _Result:
         """Compute something in one of the decoder's threads; it stops soon where the caller is cancelled."""
@@ -217,12 +209,13 @@ class Service:
         self._taken += places
         self.metrics.waiting.set(self._taken)
 
-    async def _classify(self, source: Callable[[], Picture], *, gradcam: bool) -> Classified | ImageError:
+    async def _classify(self, image: bytes | NDArray[np.uint8], *, gradcam: bool) -> Classified | ImageError:
+        most = self.settings.max_pixels
         for _ in range(_CHANGES):
             model = await self.model()
             try:
                 prepared, view = await self.compute(
-                    lambda stop, model=model: _prepare(source, model, stop, gradcam=gradcam)
+                    lambda stop, model=model: _prepare(image, model, most, stop, gradcam=gradcam)
                 )
             except ImageError as error:
                 self.metrics.unusable.labels(error.code).inc()
@@ -268,29 +261,18 @@ def draw_layers(found: Classified) -> dict[str, str]:
     return {name: base64.b64encode(data).decode() for name, data in layers.items()}
 
 
-def _drawable(found: Classified) -> tuple[NDArray[np.uint8], NDArray[np.float32], Box]:
+def _drawable(found: Classified) -> tuple[NDArray[np.uint8], Heatmap, Box]:
     if found.display is None or found.prediction.cam is None:
         raise RequestError("internal", "No map was computed.", 500)
     return found.display, found.prediction.cam, found.prediction.box.scaled(found.factor)
 
 
 def _prepare(
-    source: Callable[[], Picture], model: Model, stop: Stop, *, gradcam: bool
+    image: bytes | NDArray[np.uint8], model: Model, max_pixels: int, stop: Stop, *, gradcam: bool
 ) -> tuple[Prepared, tuple[NDArray[np.uint8] | None, float, int, int, str]]:
     """Decode and cut out; return the network's input, and what is shown of the image. Runs in a thread."""
     with processing():
-        picture = source()
-        stop.check()
-        prepared = model.preprocessing.prepare(picture.rgb)
+        picture, prepared = prepare_image(image, model.preprocessing, max_pixels=max_pixels)
         stop.check()
         display, factor = shrink_to(picture.rgb, DISPLAY_SIDE) if gradcam else (None, 1.0)
     return prepared, (display, factor, picture.width, picture.height, picture.format)
-
-
-def _as_picture(rgb: NDArray[np.uint8], max_pixels: int) -> Picture:
-    height, width = rgb.shape[:2]
-    if height * width > max_pixels:
-        raise ImageError("too-large", f"The tensor has {width} x {height} pixels; the limit is {max_pixels:,} in all.")
-    if min(height, width) < MIN_SIDE:
-        raise ImageError("too-small", f"The tensor has {width} x {height} pixels; each side needs at least {MIN_SIDE}.")
-    return Picture(np.ascontiguousarray(rgb), "RAW")

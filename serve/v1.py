@@ -231,8 +231,8 @@ def _headers(found: Classified) -> dict[str, str]:
         "X-Leukoray-Label": quote(found.prediction.label),
         "X-Leukoray-Confidence": f"{found.prediction.confidence:.6f}",
         "X-Leukoray-Flag": found.prediction.flag,
+        "X-Leukoray-Evidence": "true" if found.prediction.has_evidence else "false",
         "X-Leukoray-Bundle": found.model.id,
-        "X-Leukoray-Evidence": "some" if found.has_evidence else "none",
     }
 
 
@@ -266,7 +266,7 @@ async def _draw(service: Service, found: Classified, gradcam: str) -> dict[str, 
         pictures = await service.compute(lambda _: draw_layers(found))
     else:
         pictures = {"overlay_png": base64.b64encode(await service.compute(lambda _: draw(found))).decode()}
-    return {**pictures, "evidence": found.has_evidence}
+    return {**pictures, "evidence": found.prediction.has_evidence}
 
 
 def _describe(name: str, found: Classified, gradcam: dict[str, Any] | None) -> dict[str, Any]:

@@ -163,10 +163,9 @@ async def _infer(request: Request, asked: _Asked, body: bytes, places: Places) -
     """Do what a request asks for, its body at hand."""
     service = _service(request)
     length = request.headers.get("inference-header-content-length")
-    most = service.settings.max_images
-    wanted, tensors = await service.compute(lambda _: parse_request(body, length, lambda one: _check_input(one, most)))
+    wanted, tensors = await service.compute(lambda _: parse_request(body, length, _check_input))
     chosen = _choose(asked, wanted)
-    images = _images(tensors)
+    images = _images(tensors, service.settings.max_images)
     places.take(len(images) - 1)
     request.scope["leukoray.images"] = len(images)
     found = await _classify(service, images, gradcam=asked.gradcam)
@@ -254,11 +253,11 @@ def _choose(asked: _Asked, wanted: InferRequest) -> list[tuple[_Output, Requeste
     return [(known[one.name], one) for one in wanted.outputs]
 
 
-def _check_input(tensor: InputTensor, most: int) -> None:
+def _check_input(tensor: InputTensor) -> None:
     """Refuse, before its data are read, an input that the models do not have.
 
     Raises:
-        RequestError: With status 400, or 413 where it holds too many images.
+        RequestError: With status 400.
     """
     shape = tensor.shape
     files = tensor.name == "image" and tensor.datatype == "BYTES" and len(shape) == 1
@@ -269,15 +268,20 @@ def _check_input(tensor: InputTensor, most: int) -> None:
             "Give one input: 'image', BYTES of shape [N], or 'pixels', UINT8 of shape [N, H, W, 3];"
             f" this one is {tensor.name[:80]!r}, {tensor.datatype} of shape {shape}.",
         )
-    if not 0 < shape[0] <= most:
-        message = f"The input {tensor.name!r} must hold 1 to {most} images."
-        raise RequestError("malformed", message, 413 if shape[0] else 400)
 
 
-def _images(tensors: dict[str, NDArray[np.uint8] | list[bytes]]) -> list[bytes] | list[NDArray[np.uint8]]:
+def _images(tensors: dict[str, NDArray[np.uint8] | list[bytes]], most: int) -> list[bytes] | list[NDArray[np.uint8]]:
+    """Return the images of the one input that a request gives.
+
+    Raises:
+        RequestError: With status 400, or 413 where it holds too many images.
+    """
     if len(tensors) != 1:
         raise RequestError("malformed", "Give one input: 'image' (BYTES) or 'pixels' (UINT8), not both.")
-    (tensor,) = tensors.values()
+    ((name, tensor),) = tensors.items()
+    if not 0 < len(tensor) <= most:
+        message = f"The input {name!r} must hold 1 to {most} images."
+        raise RequestError("malformed", message, 413 if len(tensor) else 400)
     return tensor if isinstance(tensor, list) else list(tensor)
 
 
@@ -325,7 +329,7 @@ def _values(name: str, one: Classified) -> NDArray[np.float32]:
     if name == "probabilities":
         return prediction.probabilities
     if name == "map" and prediction.cam is not None:
-        return prediction.cam
+        return prediction.cam.values
     return np.asarray(prediction.box if name == "box" else prediction.ood, np.float32)
 
 

@@ -76,7 +76,7 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         preprocessing=Preprocessing(height=64, width=64, cell=CellFinder()),
         confidence=Confidence(min_confidence=0.26, chosen_on="nothing; a test"),
     )
-    save_bundle(folder, network, CLASS_NAMES, record, {"note": "random weights"}, "# A test\n")
+    save_bundle(folder, network, CLASS_NAMES, record, None, "# A test\n")
     return folder
 
 

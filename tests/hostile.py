@@ -9,6 +9,7 @@ import io
 import os
 import struct
 import zlib
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@cache
 def picture(seed: int = 0) -> Image.Image:
     """A drawn field."""
     return Image.fromarray(draw_field("NEUTROPHIL", np.random.default_rng(seed)))
@@ -72,6 +74,105 @@ def _tiff_with_own_directory() -> bytes:
     return bytes(data)
 
 
+def tiff(entries: list[tuple[int, int, list[int]]], pixels: bytes = b"", *, big: bool = False, pages: int = 1) -> bytes:
+    """A little-endian TIFF with the given tags (number, type 3 or 4, values), each page after the pixels.
+
+    Tag 273 gets the place of the pixels. All pages are the same.
+    """
+    head = struct.pack("<2sHHHQ", b"II", 43, 8, 0, 16) if big else struct.pack("<2sHI", b"II", 42, 8)
+    offset, count, width = ("Q", "Q", 8) if big else ("I", "H", 4)
+    fixed = (8 if big else 2) + len(entries) * (20 if big else 12) + width
+    longer = sum(len(values) * (2 if kind == 3 else 4) for _, kind, values in entries)
+    size = fixed + longer
+    start, chain = len(head), []
+    for page in range(pages):
+        here = start + page * size
+        after, tags, lists = here + fixed, b"", b""
+        for tag, kind, values in sorted(entries):
+            numbers = [start + pages * size] if tag == 273 else values
+            content = struct.pack(f"<{len(numbers)}{'H' if kind == 3 else 'I'}", *numbers)
+            if len(content) > width:
+                place = struct.pack(f"<{offset}", after + len(lists))
+                lists += content
+            else:
+                place = content.ljust(width, b"\0")
+            tags += struct.pack(f"<HH{offset}", tag, kind, len(numbers)) + place
+        following = here + size if page + 1 < pages else 0
+        part = struct.pack(f"<{count}", len(entries)) + tags + struct.pack(f"<{offset}", following) + lists
+        chain.append(part.ljust(size, b"\0"))
+    return head + b"".join(chain) + pixels
+
+
+def tiff_tags(rgb: np.ndarray, **changed: int) -> list[tuple[int, int, list[int]]]:
+    """Tags of an uncompressed TIFF of one strip that holds an array (H, W) or (H, W, C)."""
+    height, width, samples = (*rgb.shape, 1)[:3]
+    bits = changed.get("bits", rgb.dtype.itemsize * 8)
+    tags = {
+        256: (4, [width]),
+        257: (4, [height]),
+        258: (3, [bits] * samples),
+        259: (3, [changed.get("compression", 1)]),
+        262: (3, [changed.get("photometric", 1 if samples == 1 else 2)]),
+        273: (4, [0]),
+        277: (3, [samples]),
+        278: (4, [height]),
+        279: (4, [rgb.nbytes]),
+        339: (3, [changed.get("format", {"f": 3, "i": 2, "u": 1, "c": 6}[rgb.dtype.kind])] * samples),
+    }
+    optional = {"orientation": 274, "extra": 338, "largest": 281}
+    tags |= {number: (3, [changed[name]]) for name, number in optional.items() if name in changed}
+    return [(number, kind, values) for number, (kind, values) in tags.items()]
+
+
+def raw_tiff(pixels: np.ndarray, **changed: int) -> bytes:
+    """An uncompressed TIFF of an array, with tags that Pillow would not write."""
+    return tiff(tiff_tags(pixels, **changed), pixels.tobytes())
+
+
+def endless_tiff(pages: int, *, big: bool = False) -> bytes:
+    """A TIFF whose chain of directories is long: 140 bytes for each page, all with the same few pixels."""
+    grey = np.full((32, 32), 200, np.uint8)
+    return tiff(tiff_tags(grey), grey.tobytes(), big=big, pages=pages)
+
+
+def greedy_tiff() -> bytes:
+    """A TIFF of 100 KB whose tags claim the whole file a thousand times over."""
+    tags = b"".join(struct.pack("<HHII", 1_000 + number, 7, 90_000, 8) for number in range(1_000))
+    return (b"II*\0" + struct.pack("<IH", 8, 1_000) + tags + bytes(4)).ljust(100_000, b"\0")
+
+
+def png_of_chunks(count: int) -> bytes:
+    """A good PNG with many empty chunks before its pixels."""
+    png = encoded(Image.new("RGB", (64, 64)), "PNG")
+    return png[:33] + png_chunk(b"abCd", b"") * count + png[33:]
+
+
+def jpeg_of_segments(count: int) -> bytes:
+    """A good JPEG with many empty comments before its picture."""
+    jpeg = encoded(Image.new("RGB", (64, 64)), "JPEG")
+    return jpeg[:2] + b"\xff\xfe\x00\x02" * count + jpeg[2:]
+
+
+def jpeg_of_scans(count: int) -> bytes:
+    """A progressive JPEG whose last pass is drawn again and again."""
+    jpeg = encoded(picture(), "JPEG", progressive=True)
+    last = jpeg.rindex(b"\xff\xda")
+    return jpeg[:last] + jpeg[last:-2] * count + b"\xff\xd9"
+
+
+def changed_frame(marker: int, bits: int) -> bytes:
+    """A JPEG that says of itself to be of another kind, or of another depth."""
+    jpeg = bytearray(encoded(picture(), "JPEG"))
+    place = jpeg.index(b"\xff\xc0")
+    jpeg[place + 1], jpeg[place + 4] = marker, bits
+    return bytes(jpeg)
+
+
+def dicom() -> bytes:
+    """What a DICOM file begins with."""
+    return bytes(128) + b"DICM" + bytes(200)
+
+
 def hostile_contents() -> dict[str, tuple[bytes, set[str]]]:
     """Name of each bad file, its bytes, and the codes that say what is wrong with it."""
     jpeg, png, tiff = encoded(picture(), "JPEG"), encoded(picture(), "PNG"), encoded(picture(), "TIFF")
@@ -115,6 +216,23 @@ def hostile_contents() -> dict[str, tuple[bytes, set[str]]]:
             encoded(Image.fromarray((grey * 2e9).astype(np.int32)), "TIFF"),
             {"unsupported-depth"},
         ),
+        "float-rgb.tif": (raw_tiff(np.dstack([grey] * 3).astype(np.float32)), {"unsupported-depth"}),
+        "double.tif": (raw_tiff(grey), {"unsupported-depth"}),
+        "signed.tif": (raw_tiff((grey * 30_000).astype(np.int16)), {"unsupported-depth"}),
+        "complex.tif": (raw_tiff(grey.astype(np.complex64)), {"unsupported-depth"}),
+        "odd-compression.tif": (raw_tiff((grey * 255).astype(np.uint8), compression=33_003), {"unsupported-format"}),
+        "odd-colours.tif": (raw_tiff((grey * 255).astype(np.uint8), photometric=9), {"unsupported-format"}),
+        "endless.tif": (endless_tiff(2_000), {"multi-frame"}),
+        "endless-big.tif": (endless_tiff(1_000, big=True), {"multi-frame"}),
+        "greedy.tif": (greedy_tiff(), {"damaged"}),
+        "chunks.png": (png_of_chunks(11_000), {"damaged"}),
+        "segments.jpg": (jpeg_of_segments(11_000), {"damaged"}),
+        "passes.jpg": (jpeg_of_scans(60), {"unsupported-format"}),
+        "twelve-bit.jpg": (changed_frame(0xC1, 12), {"unsupported-depth"}),
+        "lossless.jpg": (changed_frame(0xC3, 8), {"unsupported-format"}),
+        "scan.dcm": (dicom(), {"unsupported-format"}),
+        "scan-as.png": (dicom(), {"unsupported-format"}),
+        "sound.webp": (b"RIFF\x24\0\0\0WAVEfmt " + bytes(40), {"unsupported-format"}),
         "header-only.jpg": (jpeg[:20], {"damaged", "truncated", "not-an-image"}),
         "cut-early.jpg": (jpeg[: len(jpeg) // 10], cut),
         "cut-middle.jpg": (jpeg[: len(jpeg) // 2], cut),
@@ -184,6 +302,10 @@ def odd_contents() -> dict[str, bytes]:
         "sixteen-bit.png": encoded(Image.fromarray(sixteen), "PNG"),
         "sixteen-bit.tif": encoded(Image.fromarray(sixteen), "TIFF"),
         "twelve-bit.tif": encoded(twelve, "TIFF", tiffinfo={281: 4095}),
+        "white-is-zero.tif": raw_tiff(65_535 - sixteen, photometric=0),
+        "ten-bit.png": encoded(Image.fromarray(sixteen // 64), "PNG"),
+        "colours.tif": raw_tiff(np.asarray(field, np.uint16) * 257),
+        "one-page-big.tif": endless_tiff(1, big=True),
         "plain.bmp": encoded(field, "BMP"),
         "lossless.webp": encoded(field, "WEBP", lossless=True),
         "png-as.jpg": encoded(field, "PNG"),

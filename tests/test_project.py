@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -37,14 +38,26 @@ def test_every_make_target_says_what_it_does() -> None:
     assert targets == described >= {"demo", "test", "check", "bench", "help"}
 
 
-def test_functions_stay_small() -> None:
-    import ast
+PACKAGES = ("core", "runtime", "pipelines", "tuning", "serve", "tools")
+MODULES = sorted(path for package in PACKAGES for path in PROJECT.glob(f"{package}/**/*.py"))
 
-    for path in (
-        path
-        for package in ("core", "runtime", "pipelines", "tuning", "serve", "tools")
-        for path in PROJECT.glob(f"{package}/**/*.py")
-    ):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.FunctionDef):
-                assert (node.end_lineno or 0) - node.lineno < 80, f"{path.name}: {node.name}"
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PROJECT).as_posix())
+def test_functions_stay_small_and_docstrings_are_sentences(path: Path) -> None:
+    """No function has over 80 lines, and no docstring or help text begins in the middle of a thought ("Of the ...")."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            assert (node.end_lineno or 0) - node.lineno < 80, node.name
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            first, *rest = (ast.get_docstring(node) or "").splitlines() or [""]
+            assert not re.match(r"Of |Says ", first), first
+            clipped = [line for line in rest if re.match(r" {4}\w+: (Of|To|By|From|At|Whose|Says|As|Which) ", line)]
+            assert clipped == []
+        if isinstance(node, ast.keyword) and node.arg == "description" and isinstance(node.value, ast.Constant):
+            assert not str(node.value.value).startswith("of "), node.value.value
+
+
+@pytest.mark.parametrize("path", [*sorted(PROJECT.glob("pipelines/*.py")), PROJECT / "tuning" / "search.py"])
+def test_a_command_is_settings_main_and_steps(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 150

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __package__ in {None, ""}:  # started as a script: let the project's packages be found, not this folder's files
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -16,12 +16,16 @@ if __package__ in {None, ""}:  # started as a script: let the project's packages
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
-from core.errors import DataError
+from core.errors import BundleError, DataError
+from core.files import replace_file
 from core.model.bundle import load_bundle
 from core.settings import Settings
-from pipelines.evaluate import EvaluateSettings
-from pipelines.evaluate import run as evaluate
+from pipelines.evaluate import EvaluateSettings, evaluate
 from runtime.command import refuse_existing, run_command
+
+if TYPE_CHECKING:
+    from core.evaluation.scores import Interval
+    from core.model.metrics import BundleMetrics
 
 __all__ = ["FiguresSettings", "figures", "main", "readme_table"]
 
@@ -42,7 +46,7 @@ def figures(settings: FiguresSettings) -> int:
     """Run the command; return its exit code.
 
     Raises:
-        LeukorayError: Where data or bundle cannot be used.
+        LeukorayError: The data or the bundle cannot be used.
     """
     for name in ("blood-cells", "pbc"):
         if not (settings.data / name).is_dir():
@@ -57,40 +61,52 @@ def figures(settings: FiguresSettings) -> int:
         "groups": str(cells / "sources.csv"),
         "protocol": "notebook",
     }
-    looks: dict[str, dict[str, Any]] = {
+    evaluations: dict[str, dict[str, Any]] = {
         "TEST": test,
         "TEST_SIMPLE": {"data": cells / "images" / "TEST_SIMPLE"},
         "PBC, other half": {"data": settings.data / "pbc" / "images", "unknown": ["BASOPHIL"], "half": "odd"},
     }
-    for name, options in looks.items():
+    for name, options in evaluations.items():
         out = settings.out / name.split(",")[0].lower()
         evaluate(EvaluateSettings.model_validate({"bundle": settings.bundle, "out": out, "record": name} | options))
-    table = readme_table(load_bundle(settings.bundle).metrics)
-    settings.readme.write_text(_MARKS.sub(lambda found: found[1] + table + found[2], text), encoding="utf-8")
+    metrics = load_bundle(settings.bundle).metrics
+    if metrics is None:  # the evaluations above have been written into it
+        raise BundleError("bundle-without-record", f"{settings.bundle} has no metrics of this version.")
+    table = readme_table(metrics)
+    replace_file(settings.readme, _MARKS.sub(lambda found: found[1] + table + found[2], text))
     return 0
 
 
-def readme_table(metrics: dict[str, Any]) -> str:
-    """Return the README's table of figures, Markdown, from a bundle's metrics."""
+def readme_table(metrics: BundleMetrics) -> str:
+    """Return the README's table of figures, Markdown.
+
+    Args:
+        metrics: Metrics of a bundle that was evaluated on TEST and on the other half of PBC.
+    """
     rows = [
-        ("TRAIN, fields left out of training", metrics["validation"]),
-        ("TEST", metrics["looks"]["TEST"]["evaluation"]),
-        ("another laboratory, images left out of training", metrics["looks"]["PBC, other half"]["evaluation"]),
+        ("TRAIN, fields left out of training", metrics.validation),
+        ("TEST", metrics.evaluations["TEST"].evaluation),
+        ("another laboratory, images left out of training", metrics.evaluations["PBC, other half"].evaluation),
     ]
     lines = ["| | images right | sources right | loss | calibration error |", "|---|---|---|---|---|"]
     for name, evaluation in rows:
-        image, source = evaluation["image"], evaluation["source"]
-        right = sum(source["confusion"][index][index] for index in range(len(source["confusion"])))
+        image, source = evaluation.image, evaluation.source
+        right = sum(source.confusion[index][index] for index in range(len(source.confusion)))
+        mark = "\\*" if evaluation is metrics.validation and metrics.calibration == "same-images" else ""
         lines.append(
-            f"| {name} | {_percent(image['accuracy'])} of {image['n']:,} | {right} of {source['n']}"
-            f" | {image['loss']['value']:.2f} | {image['ece']['value']:.3f} |"
+            f"| {name} | {_percent(image.accuracy)} of {image.n:,} | {right} of {source.n}"
+            f" | {image.loss.value:.2f}{mark} | {image.ece.value:.3f}{mark} |"
         )
+    if metrics.calibration == "same-images":
+        lines += ["", "\\* somewhat too good: the temperature was chosen on these images"]
     return "\n".join(lines) + "\n"
 
 
-def _percent(interval: dict[str, float]) -> str:
-    value, low, high = (100 * interval[name] for name in ("value", "low", "high"))
-    return f"{value:.1f} % ({low:.1f} to {high:.1f})"
+def _percent(interval: Interval) -> str:
+    text = f"{100 * interval.value:.1f} %"
+    if interval.low is None or interval.high is None:
+        return text
+    return f"{text} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
 
 
 def main() -> int:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.errors import BundleError, SettingsError
-from core.evaluation.scores import Comparison, Evaluation, compare
+from core.evaluation.scores import Comparison, compare
 from core.files import replace_file
 from core.model.bundle import Bundle, load_bundle
 from core.model.confidence import Confidence
 from core.training.recipe import Recipe
-from core.training.run import KeptOut
+from core.training.run import HeldOut
 from tuning.checkpoints import load_weights
 from tuning.record import Result
 from tuning.space import configure
@@ -58,7 +58,7 @@ def write_winner(out: Path, prepared: Prepared, trials: Trials) -> Result:
         recipe_usable=first in trials.ranked,
         rival=None if rival is None else rival.number,
         comparison=comparison,
-        metrics=Evaluation.model_validate(bundle.metrics["validation"]),
+        metrics=bundle.metrics.validation,  # pyright: ignore[reportOptionalMemberAccess] - written a moment ago
     )
 
 
@@ -75,7 +75,8 @@ def refuse_foreign(out: Path) -> None:
     if not folder.exists():
         return
     try:
-        ours = "search" in load_bundle(folder).record.training
+        training = load_bundle(folder).record.training
+        ours = training is not None and training.search is not None
     except BundleError:
         ours = False
     if not ours:
@@ -120,10 +121,10 @@ def _compare(prepared: Prepared, trials: Trials) -> tuple[TrialRecord | None, Co
     return rival, compare(proposed, recipe)
 
 
-def _held_out(run: TrainingRun, trial: TrialRecord, trials: Trials, prepared: Prepared, rows: list[int]) -> KeptOut:
+def _held_out(run: TrainingRun, trial: TrialRecord, trials: Trials, prepared: Prepared, rows: list[int]) -> HeldOut:
     """Classify images that were held out with a trial's weights."""
     network = run.network(load_weights(trials.checkpoints[trial.id])).to(run.device)
-    return KeptOut(
+    return HeldOut(
         rows=rows,
         logits=run.logits(network, rows),
         history=trial.epochs,

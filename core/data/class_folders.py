@@ -185,7 +185,7 @@ def read_splits(root: Path) -> dict[str, ClassFolders]:
         The splits by name, all with the same classes; a data set that is not divided is named "".
 
     Raises:
-        DataError: As `read_class_folders` does.
+        DataError: With the codes of `read_class_folders`.
     """
     if not root.is_dir():
         raise DataError("not-found", f"The data folder {root} does not exist.")

@@ -9,30 +9,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from core.errors import DataError, ImageError
-from core.images.decoder import decode
+from core.data.sources import number_sources
+from core.errors import DataError
 from core.images.preprocessing import Prepared, Preprocessing, crop_with_margin
+from core.images.reading import Unreadable, prepare_image, read_safely
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Sequence
 
     from core.data.class_folders import Sample
-    from core.images.decoder import Picture
 
-__all__ = ["OUTLIER", "ImageSet", "Unreadable", "join_images", "load_images", "read_picture"]
+__all__ = ["OUTLIER", "ImageSet", "join_images", "load_images"]
 
 OUTLIER = -1
 """Label of an image that shows none of the classes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """An image file of a data set that could not be decoded, and why."""
-
-    path: Path
-    code: str
-    message: str
 
 
 @dataclass(frozen=True)
@@ -41,7 +31,7 @@ class ImageSet:
 
     Attributes:
         pixels: (N, H, W, 3) uint8, with room around the input for augmentation where that was asked for.
-        labels: Class indices (N,) int64, `OUTLIER` for images of no class; or one-hot (N, C).
+        labels: Class indices (N,) int64, `OUTLIER` for images of no class.
         sources: Index of each image's source, (N,) int64; images without one have their own.
         samples: Where each image came from.
         unreadable: Files that were left out.
@@ -82,16 +72,6 @@ class ImageSet:
         )
 
 
-def read_picture(path: Path) -> Picture | Unreadable:
-    """Decode a file, or say why it cannot be."""
-    try:
-        return decode(path.read_bytes())
-    except ImageError as error:
-        return Unreadable(path, error.code, error.message)
-    except OSError as error:
-        return Unreadable(path, "unreadable", f"The file cannot be read ({error.strerror}).")
-
-
 def load_images(
     samples: Sequence[Sample],
     preprocessing: Preprocessing,
@@ -103,50 +83,55 @@ def load_images(
     """Decode and prepare images once, into one array.
 
     Args:
-        samples: What to load.
+        samples: The images to load.
         preprocessing: The record the network will be used with.
         margin: Room around the input for augmentation, relative to the input's side.
-        workers: Threads.
+        workers: Number of threads that decode.
         on_image: Called after each image, for a progress bar.
 
     Raises:
         DataError: With code ``nothing-readable``.
+
+    Example:
+        >>> images = load_images(data.samples, bundle.record.preprocessing)
+        >>> images.pixels.shape
+        torch.Size([9957, 224, 224, 3])
     """
 
-    def load(sample: Sample) -> tuple[Prepared, np.ndarray] | Unreadable:
-        picture = read_picture(sample.path)
-        if isinstance(picture, Unreadable):
-            return picture
-        plain = preprocessing.prepare(picture.rgb)
+    def prepare(data: bytes) -> tuple[Prepared, np.ndarray]:
+        picture, plain = prepare_image(data, preprocessing)
         return plain, crop_with_margin(picture.rgb, preprocessing, margin, plain.box) if margin > 1 else plain.pixels
+
+    def load(sample: Sample) -> tuple[Prepared, np.ndarray] | Unreadable:
+        return read_safely(sample.path, prepare)
 
     side = (round(preprocessing.height * margin), round(preprocessing.width * margin))
     inputs = np.empty((len(samples), preprocessing.height, preprocessing.width, 3), np.uint8)
     pixels = np.empty((len(samples), *side, 3), np.uint8) if margin > 1 else inputs
     found = torch.zeros(len(samples), dtype=torch.bool)
-    kept: list[Sample] = []
+    readable: list[Sample] = []
     unreadable: list[Unreadable] = []
     with ThreadPoolExecutor(workers) as pool:
         for sample, result in zip(samples, pool.map(load, samples), strict=True):
             if isinstance(result, Unreadable):
                 unreadable.append(result)
             else:
-                prepared, pixels[len(kept)] = result
-                inputs[len(kept)], found[len(kept)] = prepared.pixels, prepared.found
-                kept.append(sample)
+                prepared, pixels[len(readable)] = result
+                inputs[len(readable)], found[len(readable)] = prepared.pixels, prepared.found
+                readable.append(sample)
             if on_image:
                 on_image()
-    if not kept:
+    if not readable:
         raise DataError("nothing-readable", f"None of the {len(samples)} images can be read.")
-    labels = torch.tensor([sample.label for sample in kept])
+    labels = torch.tensor([sample.label for sample in readable])
     return ImageSet(
-        torch.from_numpy(pixels[: len(kept)]),
+        torch.from_numpy(pixels[: len(readable)]),
         labels,
-        _source_indices(kept),
-        tuple(kept),
+        torch.from_numpy(number_sources(readable)),
+        tuple(readable),
         tuple(unreadable),
-        prepared=torch.from_numpy(inputs[: len(kept)]) if margin > 1 else None,
-        found=found[: len(kept)],
+        prepared=torch.from_numpy(inputs[: len(readable)]) if margin > 1 else None,
+        found=found[: len(readable)],
     )
 
 
@@ -154,7 +139,7 @@ def join_images(sets: Sequence[ImageSet]) -> ImageSet:
     """Put several data sets together; each becomes a domain, and their sources stay apart.
 
     Args:
-        sets: With images of one size and labels as class indices.
+        sets: Data sets whose images have one size.
     """
     offsets = np.cumsum([0, *(int(part.sources.max()) + 1 for part in sets)])
     return ImageSet(
@@ -167,9 +152,3 @@ def join_images(sets: Sequence[ImageSet]) -> ImageSet:
         torch.cat([part.inputs for part in sets]) if any(part.prepared is not None for part in sets) else None,
         torch.cat([torch.ones(len(part), dtype=torch.bool) if part.found is None else part.found for part in sets]),
     )
-
-
-def _source_indices(samples: Iterable[Sample]) -> torch.Tensor:
-    known: dict[str, int] = {}
-    names = (sample.source or f"\0{position}" for position, sample in enumerate(samples))
-    return torch.tensor([known.setdefault(name, len(known)) for name in names])

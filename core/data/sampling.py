@@ -19,9 +19,9 @@ def sampling_weights(images: ImageSet, labels: torch.Tensor, config: TrainingCon
     """Return how likely each image is to be drawn.
 
     Args:
-        images: What is drawn from.
-        labels: Their class indices (N,), `OUTLIER` for outliers.
-        config: Its `balance`, `further_share` and `outlier_share` decide.
+        images: The images to draw from.
+        labels: Class indices of the images (N,), `OUTLIER` for outliers.
+        config: The training's settings, of which `balance`, `further_share` and `outlier_share` are used.
 
     Returns:
         (N,) float64 that sums to 1, or None where every image counts the same and is drawn once per pass.

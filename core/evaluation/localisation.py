@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from core.images.cells import Box
-from core.images.overlay import CELL_CENTRE
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from core.images.heatmap import Heatmap
 
 __all__ = ["Pointing", "point"]
 
@@ -34,15 +35,13 @@ class Pointing:
     centre_of_crop: bool
 
 
-def point(
-    cell: NDArray[np.bool_] | None, cam: NDArray[np.float32], box: Box, height: int, width: int
-) -> Pointing | None:
-    """Compare a map's peak with the white cell.
+def point(cell: NDArray[np.bool_] | None, cam: Heatmap, box: Box, height: int, width: int) -> Pointing | None:
+    """Compare a heatmap's peak with the white cell.
 
     Args:
         cell: What `find_white_cell` found, (h, w).
-        cam: Map in [0, 1], (rows, columns) float32, covering `box`. A map that is zero everywhere hits nothing.
-        box: The part of the image that the network saw, in its pixels.
+        cam: The heatmap; one without evidence hits nothing.
+        box: The part of the image that the network saw, in pixels of the image.
         height: Height of the image.
         width: Width of the image.
 
@@ -53,11 +52,9 @@ def point(
         return None
     down, across = cell.shape[0] / height, cell.shape[1] / width
     part = Box(box.left * across, box.top * down, box.right * across, box.bottom * down)
-    row, column = divmod(int(cam.argmax()), cam.shape[1])
-    down, across = ((place + CELL_CENTRE) / count for place, count in zip((row, column), cam.shape, strict=True))
     crop = cell[round(part.top) : max(1, round(part.bottom)), round(part.left) : max(1, round(part.right))]
     return Pointing(
-        hit=bool(cam.any()) and _at(cell, part, down, across),
+        hit=cam.has_evidence and _at(cell, part, *cam.peak()),
         chance=float(cell.mean()),
         chance_in_crop=float(crop.mean()),
         centre=_at(cell, Box(0, 0, cell.shape[1], cell.shape[0]), 0.5, 0.5),

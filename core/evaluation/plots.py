@@ -62,8 +62,8 @@ def reliability_png(levels: Sequence[Level]) -> bytes:
     axes = figure.subplots()
     axes.plot((0, 1), (0, 1), color="#8a94a6", linewidth=1, linestyle="--", label="perfectly calibrated")
     for level, (name, colour) in zip(levels, _LEVELS, strict=False):
-        x, y = ([row[key] for row in level.reliability] for key in ("confidence", "accuracy"))
-        sizes = [12 + 260 * row["count"] / level.n for row in level.reliability]
+        x, y = [part.confidence for part in level.reliability], [part.accuracy for part in level.reliability]
+        sizes = [12 + 260 * part.count / level.n for part in level.reliability]
         axes.plot(x, y, color=colour, linewidth=1, alpha=0.5)
         axes.scatter(x, y, sizes, color=colour, alpha=0.8, label=f"{name}, ECE {level.ece.value:.3f}")
     axes.set(xlabel="Mean confidence", ylabel="Accuracy", xlim=(0.2, 1.03), ylim=(-0.03, 1.06))
@@ -78,8 +78,8 @@ def risk_coverage_png(levels: Sequence[Level]) -> bytes:
     figure = Figure(figsize=(4.6, 4.2), layout="constrained")
     axes = figure.subplots()
     for level, (name, colour) in zip(levels, _LEVELS, strict=False):
-        coverage = [100 * row["coverage"] for row in level.risk_coverage]
-        axes.plot(coverage, [100 * row["risk"] for row in level.risk_coverage], color=colour, label=name)
+        coverage = [100 * part.coverage for part in level.risk_coverage]
+        axes.plot(coverage, [100 * part.risk for part in level.risk_coverage], color=colour, label=name)
     axes.axvline(90, color="#8a94a6", linewidth=1, linestyle="--")
     axes.annotate(
         "10 % flagged",
@@ -90,7 +90,7 @@ def risk_coverage_png(levels: Sequence[Level]) -> bytes:
         color="#5d6878",
         rotation=90,
     )
-    axes.set(xlabel="Share kept, most confident first (%)", ylabel="Errors among them (%)", xlim=(0, 101))
+    axes.set(xlabel="Share left, most confident first (%)", ylabel="Errors among them (%)", xlim=(0, 101))
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, loc="upper left")

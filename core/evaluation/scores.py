@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
+from core.data.sources import number_sources
 from core.settings import Settings
 
 if TYPE_CHECKING:
@@ -22,15 +23,19 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from core.data.class_folders import Sample
+
     Array = NDArray[np.float64]
 
 __all__ = [
     "ClassScores",
     "Comparison",
+    "CoveragePoint",
     "Evaluation",
     "Interval",
     "Level",
     "Predicted",
+    "ReliabilityBin",
     "compare",
     "evaluate",
     "separation",
@@ -46,28 +51,47 @@ _BLOCK = 4_000_000
 class Interval(Settings):
     """A value with its 95 % interval; both ends are missing where they cannot be had."""
 
-    value: float
-    low: float | None = None
-    high: float | None = None
+    value: float = Field(description="value on the data as they are")
+    low: float | None = Field(default=None, description="lower end of the interval")
+    high: float | None = Field(default=None, description="upper end of the interval")
 
 
 class ClassScores(Settings):
     """Scores of one class."""
 
-    precision: Interval
-    recall: Interval
-    f1: Interval
+    precision: Interval = Field(description="share of what was classified as this class that is labelled so")
+    recall: Interval = Field(description="share of what is labelled as this class that was classified so")
+    f1: Interval = Field(description="harmonic mean of precision and recall")
     support: int = Field(description="labelled images, or sources")
 
 
+class ReliabilityBin(Settings):
+    """Images, or sources, of nearly the same confidence."""
+
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
+
+    low: float = Field(validation_alias="from", serialization_alias="from", description="lowest confidence of the bin")
+    high: float = Field(validation_alias="to", serialization_alias="to", description="highest confidence of the bin")
+    count: float = Field(description="number of images, or sources")
+    confidence: float = Field(description="mean confidence")
+    accuracy: float = Field(description="share classified as labelled")
+
+
+class CoveragePoint(Settings):
+    """Error rate of what is left where the least confident are given to a person."""
+
+    coverage: float = Field(description="share that is left, the most confident first")
+    risk: float = Field(description="share of it that is wrong")
+
+
 class Level(Settings):
-    """The evaluation of images, or of sources."""
+    """Scores of images, or of sources."""
 
     n: int = Field(description="images, or sources")
     loss: Interval = Field(description="mean cross-entropy, nats")
-    accuracy: Interval
+    accuracy: Interval = Field(description="share classified as labelled")
     balanced_accuracy: Interval = Field(description="mean recall of the classes")
-    macro_f1: Interval
+    macro_f1: Interval = Field(description="mean F1 of the classes")
     ece: Interval = Field(
         description="expected calibration error, 15 bins of equal width (Naeini et al. 2015); like every such estimate"
         " it is too high where there are few images; its interval is moved so that its middle is the value"
@@ -76,30 +100,38 @@ class Level(Settings):
     errors_caught: Interval | None = Field(
         description="share of the errors among the least confident tenth; none where there are no errors"
     )
-    per_class: dict[str, ClassScores]
+    per_class: dict[str, ClassScores] = Field(description="scores by class name")
     confusion: list[list[int]] = Field(description="rows: labelled class, columns: predicted class")
-    reliability: list[dict[str, float]] = Field(description="per bin: count, mean confidence, accuracy")
-    risk_coverage: list[dict[str, float]] = Field(description="error rate of the most confident share")
+    reliability: list[ReliabilityBin] = Field([], description="bins of confidence that are not empty")
+    risk_coverage: list[CoveragePoint] = Field([], description="risk-coverage curve")
+
+    def without_curves(self) -> Level:
+        """Return the scores without the points of the two curves."""
+        return self.model_copy(update={"reliability": [], "risk_coverage": []})
 
 
 class Evaluation(Settings):
-    """Both levels, and what the flags of the bundle do."""
+    """Scores of images and of sources, and what the flags of the bundle do."""
 
     sources: int = Field(description="different sources")
-    image: Level
+    image: Level = Field(description="scores that count images")
     source: Level = Field(
         description="of the mean probability of each source's images; a source with several labels counts once for each"
     )
     flags: dict[str, float] = Field(description="share flagged, share of the errors that are flagged, per flag")
 
+    def without_curves(self) -> Evaluation:
+        """Return the evaluation without the points of its curves, as a bundle keeps it."""
+        return self.model_copy(update={"image": self.image.without_curves(), "source": self.source.without_curves()})
+
 
 class Comparison(Settings):
     """One bundle against another on the same images, first minus second, paired by source."""
 
-    image_accuracy: Interval
-    image_loss: Interval
-    source_accuracy: Interval
-    source_loss: Interval
+    image_accuracy: Interval = Field(description="difference of the accuracies by image")
+    image_loss: Interval = Field(description="difference of the losses by image, nats")
+    source_accuracy: Interval = Field(description="difference of the accuracies by source")
+    source_loss: Interval = Field(description="difference of the losses by source, nats")
     only_first_right: int = Field(description="sources that only the first classifies right")
     only_second_right: int = Field(description="sources that only the second classifies right")
     p_value: float = Field(description="exact sign test on those sources (McNemar 1947)")
@@ -127,6 +159,36 @@ class Predicted:
     flags: tuple[str, ...]
     ood: Array
 
+    @classmethod
+    def of_samples(
+        cls,
+        samples: Sequence[Sample],
+        class_names: tuple[str, ...],
+        probabilities: NDArray[np.floating],
+        *,
+        ood: NDArray[np.floating],
+        flags: Sequence[str],
+    ) -> Predicted:
+        """Set predictions beside what the images are labelled as.
+
+        Args:
+            samples: Images, with labels and sources.
+            class_names: C names.
+            probabilities: Probabilities (N, C); they are scaled so that each row sums to 1 in float64.
+            ood: Out-of-distribution scores (N,).
+            flags: Flag of each image, empty where there is none.
+        """
+        exact = probabilities.astype(np.float64)
+        return cls(
+            probabilities=exact / exact.sum(axis=1, keepdims=True),
+            labels=np.array([sample.label for sample in samples], np.int64),
+            sources=number_sources(samples),
+            class_names=class_names,
+            named=np.array([sample.source is not None for sample in samples], bool),
+            flags=tuple(flags),
+            ood=ood.astype(np.float64),
+        )
+
     def by_source(self) -> Predicted:
         """Return one row per source and label: the mean over its images; images without a source are left out.
 
@@ -153,9 +215,9 @@ def evaluate(predicted: Predicted, *, resamples: int = 1000, seed: int = 0) -> E
     """Measure predictions at both levels.
 
     Args:
-        predicted: What to measure.
-        resamples: Bootstrap resamples; 0 for no intervals.
-        seed: Of the resampling.
+        predicted: Predictions to measure.
+        resamples: Number of bootstrap resamples; 0 for no intervals.
+        seed: Seed of the resampling.
     """
     by_source = predicted.by_source()
     return Evaluation(
@@ -170,10 +232,10 @@ def compare(first: Predicted, second: Predicted, *, resamples: int = 1000, seed:
     """Compare two sets of predictions of the same images.
 
     Args:
-        first: One.
-        second: The other; its labels and sources are those of `first`.
-        resamples: Bootstrap resamples.
-        seed: Of the resampling.
+        first: Predictions of one network.
+        second: Predictions of the other; the labels and sources are those of `first`.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the resampling.
     """
     differences: dict[str, Interval] = {}
     for name, one, two in (("image", first, second), ("source", first.by_source(), second.by_source())):
@@ -199,9 +261,9 @@ def separation(
     Args:
         known: Scores of images of the known classes (N,).
         unknown: Scores of other images (M,).
-        sources: Number of each image's source, the known ones' first, (N + M,); they are what is resampled.
-        resamples: Bootstrap resamples.
-        seed: Of the resampling.
+        sources: Number of each image's source, the known ones' first, (N + M,); sources are what is resampled.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the resampling.
     """
     generator = np.random.default_rng(seed)
     truth, scores = np.r_[np.zeros(len(known)), np.ones(len(unknown))], np.r_[known, unknown]
@@ -288,8 +350,8 @@ class _Sums:
         aurc = (_ratio(errors, covered) * weight).sum(axis=1) / total[:, 0]
         # What lies past the first nine tenths; a weight that straddles the border counts by its part.
         inside = np.clip((1 - _FLAGGED_SHARE) * total - (covered - weight), 0, weight)
-        kept = (inside * self.wrong[self.order]).sum(axis=1)
-        return aurc, np.where(failed[:, 0] > 0, 1 - _ratio(kept, failed[:, 0]), np.nan)
+        missed = (inside * self.wrong[self.order]).sum(axis=1)
+        return aurc, np.where(failed[:, 0] > 0, 1 - _ratio(missed, failed[:, 0]), np.nan)
 
 
 def _ratio(part: Array, whole: Array) -> Array:
@@ -348,28 +410,28 @@ def _level(predicted: Predicted, resamples: int, seed: int) -> Level:
     )
 
 
-def _reliability(sums: _Sums) -> list[dict[str, float]]:
+def _reliability(sums: _Sums) -> list[ReliabilityBin]:
     rows = sums.bins.sum(axis=0)
     edges = np.linspace(0, 1, _BINS + 1)
     return [
-        {
-            "from": float(edges[index]),
-            "to": float(edges[index + 1]),
-            "count": float(count),
-            "confidence": float(confidence / count),
-            "accuracy": float(right / count),
-        }
+        ReliabilityBin(
+            low=float(edges[index]),
+            high=float(edges[index + 1]),
+            count=float(count),
+            confidence=float(confidence / count),
+            accuracy=float(right / count),
+        )
         for index, (count, confidence, right) in enumerate(rows)
         if count
     ]
 
 
-def _risk_coverage(sums: _Sums) -> list[dict[str, float]]:
+def _risk_coverage(sums: _Sums) -> list[CoveragePoint]:
     wrong = sums.wrong[sums.order].cumsum()
-    kept = np.maximum(1, np.ceil(_COVERAGES * len(wrong)).astype(int))
+    counts = np.maximum(1, np.ceil(_COVERAGES * len(wrong)).astype(int))
     return [
-        {"coverage": float(share), "risk": float(wrong[count - 1] / count)}
-        for share, count in zip(_COVERAGES, kept, strict=True)
+        CoveragePoint(coverage=float(share), risk=float(wrong[count - 1] / count))
+        for share, count in zip(_COVERAGES, counts, strict=True)
     ]
 
 

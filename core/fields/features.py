@@ -121,9 +121,9 @@ def _agree(one: Features, other: Features) -> int:
     )
     if not np.any(inside) or not _plausible(np.asarray(matrix, float)[:, :2]):  # no map was found, or an odd one
         return 0
-    kept = inside.ravel().astype(bool)
+    agreeing = inside.ravel().astype(bool)
     # Several features at one place say one thing.
-    return min(len(_places(start[kept])), len(_places(end[kept])))
+    return min(len(_places(start[agreeing])), len(_places(end[agreeing])))
 
 
 def _places(points: NDArray[np.float32]) -> NDArray[np.int64]:

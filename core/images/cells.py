@@ -104,6 +104,11 @@ def find_white_cell(rgb: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
 
     Returns:
         Mask (h, w) of the image at most 160 pixels wide and high, or None where there is no nucleus.
+
+    Example:
+        >>> mask = find_white_cell(decode(Path("cell.jpg").read_bytes()).rgb)
+        >>> None if mask is None else mask.shape
+        (120, 160)
     """
     small = _at_working_size(rgb)
     index = _purple_index(small)

@@ -1,4 +1,4 @@
-"""Pictures of heatmaps: the colour map, the overlay on the image, the panel of three."""
+"""Pictures of heatmaps: their colours, the overlay on the image, the panel of three."""
 
 from __future__ import annotations
 
@@ -14,28 +14,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from core.images.cells import Box
+    from core.images.heatmap import Heatmap
 
 __all__ = [
-    "CELL_CENTRE",
     "COLOUR_MAPS",
     "DISPLAY_SIDE",
+    "NO_EVIDENCE",
+    "apply_colours",
     "encode_jpeg",
     "encode_png",
-    "heatmap",
     "heatmap_layer",
     "lay_back",
     "overlay",
     "panel",
     "shrink_to",
+    "write_words",
 ]
-
-CELL_CENTRE = 0.5 / 32
-"""Where in its cell, as a share of the cell's side, a value of the last feature map looks.
-
-ResNet18 halves the size five times, and pads so that each time output i is centred on input pixel 2 i. Value i
-of the last map is therefore centred on input pixel 32 i, the first pixel of its 32 x 32 cell, not the middle
-(Araujo et al. 2019, doi:10.23915/distill.00021). Enlarging the map as if it were the middle would show it half a
-cell too far right and down."""
 
 DISPLAY_SIDE = 1024
 """Longest side of a picture that is drawn for people, in pixels."""
@@ -48,13 +42,18 @@ COLOUR_MAPS = {
 }
 """Names of the colour maps that may be asked for, and OpenCV's numbers."""
 
+NO_EVIDENCE = "no evidence"
+"""What a picture says instead of colours where nothing speaks for the class."""
 
-def lay_back(cam: NDArray[np.float32], box: Box, height: int, width: int) -> NDArray[np.float32]:
-    """Enlarge a map to the part of the image that the network saw.
+_BLANK = 236
+
+
+def lay_back(cam: Heatmap, box: Box, height: int, width: int) -> NDArray[np.float32]:
+    """Enlarge a heatmap to the part of the image that the network saw.
 
     Args:
-        cam: Map in [0, 1], (h, w) float32.
-        box: That part, in pixels of the image.
+        cam: The heatmap.
+        box: The part that the network saw, in pixels of the image.
         height: Height of the image.
         width: Width of the image.
 
@@ -67,16 +66,13 @@ def lay_back(cam: NDArray[np.float32], box: Box, height: int, width: int) -> NDA
     return whole
 
 
-def _enlarge(cam: NDArray[np.float32], box: Box, pixels: tuple[int, int, int, int]) -> NDArray[np.float32]:
-    """Enlarge a map that covers `box` to the whole pixels (left, top, right, bottom), bilinearly."""
-    rows, columns = cam.shape
+def _enlarge(cam: Heatmap, box: Box, pixels: tuple[int, int, int, int]) -> NDArray[np.float32]:
+    """Enlarge the heatmap of `box` to the whole pixels (left, top, right, bottom), bilinearly."""
     left, top, right, bottom = pixels
-    scale_x, scale_y = (box.right - box.left) / columns, (box.bottom - box.top) / rows
-    # In pixel centres, value i of the map lies at (i + CELL_CENTRE) * scale + offset - 0.5 in the image.
-    shift_x, shift_y = CELL_CENTRE * scale_x - 0.5, CELL_CENTRE * scale_y - 0.5
-    matrix = np.array([[scale_x, 0, box.left + shift_x - left], [0, scale_y, box.top + shift_y - top]], np.float32)
+    first_x, first_y, step_x, step_y = cam.placed(box)
+    matrix = np.array([[step_x, 0, first_x - left], [0, step_y, first_y - top]], np.float32)
     size = (right - left, bottom - top)
-    part = cv2.warpAffine(cam, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    part = cv2.warpAffine(cam.values, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(part, np.float32)
 
 
@@ -87,15 +83,15 @@ def _whole_pixels(box: Box, height: int, width: int) -> tuple[int, int, int, int
     return left, top, right, bottom
 
 
-def heatmap(cam: NDArray[np.float32], colour_map: str = "jet") -> NDArray[np.uint8]:
-    """Colour a map in [0, 1], (H, W) float32, as (H, W, 3) uint8 RGB.
+def apply_colours(values: NDArray[np.float32], colour_map: str = "jet") -> NDArray[np.uint8]:
+    """Colour values in [0, 1], (H, W) float32, as (H, W, 3) uint8 RGB.
 
     Raises:
         SettingsError: With code ``unknown-colour-map``.
     """
     if colour_map not in COLOUR_MAPS:
         raise SettingsError("unknown-colour-map", f"Colour maps are {', '.join(COLOUR_MAPS)}, not {colour_map!r}.")
-    return np.take(_table(colour_map), np.asarray(cv2.convertScaleAbs(cam, alpha=255.0), np.uint8), axis=0)
+    return np.take(_table(colour_map), np.asarray(cv2.convertScaleAbs(values, alpha=255.0), np.uint8), axis=0)
 
 
 @cache
@@ -106,23 +102,28 @@ def _table(colour_map: str) -> NDArray[np.uint8]:
 
 
 def overlay(
-    rgb: NDArray[np.uint8], cam: NDArray[np.float32], box: Box, *, colour_map: str = "jet", strength: float = 0.4
+    rgb: NDArray[np.uint8], cam: Heatmap, box: Box, *, colour_map: str = "jet", strength: float = 0.4
 ) -> NDArray[np.uint8]:
-    """Blend a map's colours onto the image, within the part that the network saw.
+    """Blend a heatmap's colours onto the image, within the part that the network saw.
 
     Args:
         rgb: Image, (H, W, 3) uint8.
-        cam: Map in [0, 1], (h, w) float32.
-        box: The part of the image that `cam` covers, in pixels.
+        cam: The heatmap.
+        box: The part of the image that the network saw, in pixels.
         colour_map: A name in `COLOUR_MAPS`.
         strength: Weight of the colours, in [0, 1].
 
     Returns:
-        (H, W, 3) uint8.
+        (H, W, 3) uint8; the image as it is where the heatmap has no evidence.
+
+    Raises:
+        SettingsError: With code ``unknown-colour-map``.
     """
+    if not cam.has_evidence:
+        return rgb.copy()
     height, width = rgb.shape[:2]
     left, top, right, bottom = _whole_pixels(box, height, width)
-    colours = heatmap(_enlarge(cam, box, (left, top, right, bottom)), colour_map)
+    colours = apply_colours(_enlarge(cam, box, (left, top, right, bottom)), colour_map)
     blended = rgb.copy()
     blended[top:bottom, left:right] = cv2.addWeighted(rgb[top:bottom, left:right], 1 - strength, colours, strength, 0)
     if (left, top, right, bottom) != (0, 0, width, height):
@@ -130,33 +131,53 @@ def overlay(
     return blended
 
 
-def heatmap_layer(
-    cam: NDArray[np.float32], box: Box, height: int, width: int, *, colour_map: str = "jet"
-) -> NDArray[np.uint8]:
-    """Return a map's colours as a layer to lay on the image, clear where the network saw nothing.
+def heatmap_layer(cam: Heatmap, box: Box, height: int, width: int, *, colour_map: str = "jet") -> NDArray[np.uint8]:
+    """Return a heatmap's colours as a layer to lay on the image, clear where the network saw nothing.
 
     Args:
-        cam: Map in [0, 1], (h, w) float32.
-        box: The part of the image that `cam` covers, in pixels.
+        cam: The heatmap.
+        box: The part of the image that the network saw, in pixels.
         height: Height of the image.
         width: Width of the image.
         colour_map: A name in `COLOUR_MAPS`.
 
     Returns:
-        (height, width, 4) uint8 RGBA.
+        (height, width, 4) uint8 RGBA; clear everywhere where the heatmap has no evidence.
     """
+    if not cam.has_evidence:
+        return np.zeros((height, width, 4), np.uint8)
     left, top, right, bottom = _whole_pixels(box, height, width)
     layer = np.zeros((height, width, 4), np.uint8)
-    layer[top:bottom, left:right, :3] = heatmap(_enlarge(cam, box, (left, top, right, bottom)), colour_map)
+    layer[top:bottom, left:right, :3] = apply_colours(_enlarge(cam, box, (left, top, right, bottom)), colour_map)
     layer[top:bottom, left:right, 3] = 255
     return layer
 
 
-def panel(rgb: NDArray[np.uint8], cam: NDArray[np.float32], box: Box, *, colour_map: str = "jet") -> NDArray[np.uint8]:
-    """Put original, heatmap and overlay side by side, (H, 3 * W, 3) uint8."""
-    height, width = rgb.shape[:2]
-    colours = heatmap(lay_back(cam, box, height, width), colour_map)
+def panel(rgb: NDArray[np.uint8], cam: Heatmap, box: Box, *, colour_map: str = "jet") -> NDArray[np.uint8]:
+    """Put original, heatmap and overlay side by side, (H, 3 * W, 3) uint8; in words where there is no evidence."""
+    if cam.has_evidence:
+        colours = apply_colours(lay_back(cam, box, *rgb.shape[:2]), colour_map)
+    else:
+        colours = write_words(np.full_like(rgb, _BLANK), NO_EVIDENCE)
     return np.hstack((rgb, colours, overlay(rgb, cam, box, colour_map=colour_map)))
+
+
+def write_words(rgb: NDArray[np.uint8], words: str) -> NDArray[np.uint8]:
+    """Write a few words along the lower edge of a copy of the image, black on a light band.
+
+    Args:
+        rgb: Image, (H, W, 3) uint8.
+        words: What to write, in ASCII.
+    """
+    height, width = rgb.shape[:2]
+    (length, tall), below = cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, 1.0, 1)
+    size = min(0.9 * width / length, 0.2 * height / (tall + below), 1.0)
+    band = min(height, round((tall + 2 * below) * size) + 2)
+    written = rgb.copy()
+    written[height - band :] = _BLANK
+    place = (round(0.05 * width), height - round(below * size) - 1)
+    cv2.putText(written, words, place, cv2.FONT_HERSHEY_SIMPLEX, size, (0, 0, 0), 1, cv2.LINE_AA)
+    return written
 
 
 def shrink_to(rgb: NDArray[np.uint8], longest: int) -> tuple[NDArray[np.uint8], float]:

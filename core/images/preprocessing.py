@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -12,17 +11,14 @@ import numpy as np
 from PIL import Image
 from pydantic import Field, PositiveFloat
 
-from core.errors import ImageError
 from core.images.cells import Box, CellFinder
 from core.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
     import torch
     from numpy.typing import NDArray
 
-__all__ = ["Prepared", "Preprocessing", "crop_with_margin", "processing"]
+__all__ = ["Prepared", "Preprocessing", "crop_with_margin"]
 
 _BACKGROUND = 90
 _BACKGROUND_SIDE = 80
@@ -77,6 +73,10 @@ class Preprocessing(Settings):
 
         Args:
             rgb: Decoded picture, (H, W, 3) uint8.
+
+        Example:
+            >>> Preprocessing(height=64, width=64, cell=CellFinder()).prepare(picture.rgb).pixels.shape
+            (64, 64, 3)
         """
         box, found = self.locate(rgb)
         return Prepared(self.balance(_resize(rgb, box, self.width, self.height), rgb), box, found)
@@ -105,19 +105,6 @@ class Preprocessing(Settings):
         scale = 1 / (pixels.new_tensor(self.std).view(1, 3, 1, 1) * 255.0)
         offset = pixels.new_tensor(self.mean).view(1, 3, 1, 1) * -255.0 * scale
         return offset.addcmul(pixels, scale)
-
-
-@contextmanager
-def processing() -> Generator[None]:
-    """Surround what is done with one picture, from its bytes on: what no check foresaw is an error of that picture.
-
-    Raises:
-        ImageError: With code ``not-processable``.
-    """
-    try:
-        yield
-    except (cv2.error, MemoryError, ValueError, OverflowError) as error:
-        raise ImageError("not-processable", f"The picture cannot be processed ({type(error).__name__}).") from error
 
 
 def crop_with_margin(

@@ -12,15 +12,15 @@ import json
 import platform
 import shutil
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import safetensors
 import torch
 import torchvision
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -28,19 +28,74 @@ from torch import nn
 
 from core import __version__
 from core.errors import BundleError
+from core.files import replace_file
 from core.images.preprocessing import Preprocessing
 from core.model.confidence import Confidence
+from core.model.metrics import BundleMetrics
 from core.model.network import ARCHITECTURE, build_network
 from core.settings import Settings, describe_problems
+from core.training.config import TrainingConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torchvision.models import ResNet
 
-__all__ = ["CARD", "METRICS", "Bundle", "BundleRecord", "load_bundle", "round_weights", "save_bundle"]
+__all__ = [
+    "CARD",
+    "METRICS",
+    "Bundle",
+    "BundleRecord",
+    "DataRecord",
+    "SearchTrial",
+    "TrainingRecord",
+    "load_bundle",
+    "round_weights",
+    "save_bundle",
+    "write_metrics",
+]
 
 CONFIG, WEIGHTS, METRICS, CARD = "config.json", "model.safetensors", "metrics.json", "README.md"
+
+
+class SearchTrial(Settings):
+    """The trial of a hyperparameter search that a bundle comes from."""
+
+    trials: int = Field(description="trials of the search")
+    trial: int = Field(description="number of the trial that the bundle comes from")
+    varied: dict[str, Any] = Field(description="settings that the search varied, with the trial's values")
+
+
+class TrainingRecord(TrainingConfig):
+    """How a bundle was trained: the recipe's settings as they were used, and what the recipe does not say."""
+
+    recipe: str = Field(description="name or file of the recipe")
+    weights: str = Field(description="starting weights")
+    folds: int = Field(0, description="folds that were validated out of training; 0: one validation set")
+    folds_asked: int | None = Field(None, description="folds asked for; more than `folds` where sources are few")
+    validation_share: float | None = Field(None, description="share of the images held out, with one validation set")
+    validation_share_asked: float | None = Field(None, description="share that was asked for")
+    search: SearchTrial | None = Field(None, description="the search that chose the settings, where one did")
+
+
+class DataRecord(Settings):
+    """The images that a bundle was trained and validated on."""
+
+    fingerprint: str = Field(description="SHA-256 of the names, sizes and labels of the main data set's files")
+    images: dict[str, int] = Field(description="images of the main data set per class")
+    sources: dict[str, int] = Field(description="named sources of the main data set per class")
+    left_out: int = Field(description="images of the main data set that took no part")
+    training_images: int = Field(description="images that the weights were trained on")
+    validation: str = Field(description="how the validation images were held out")
+    grouped: bool = Field(description="whether sources were named")
+    validation_images: int = Field(description="validation images of the main data set")
+    validation_sources: int = Field(description="sources of the validation images")
+    further_images: int = Field(description="images of further data sets")
+    outliers: list[str] = Field(description="class folders that were taught as none of the classes")
+
+
+def _none_if_empty(value: object) -> object:
+    return value or None
 
 
 class BundleRecord(Settings):
@@ -49,11 +104,15 @@ class BundleRecord(Settings):
     version: Literal[1] = Field(1, description="version of this record")
     preprocessing: Preprocessing = Field(description="from picture to input")
     confidence: Confidence = Field(description="from logits to probabilities and flags")
-    weights_sha256: str = Field("", description="of model.safetensors")
-    training: dict[str, Any] = Field(default_factory=dict, description="training configuration")
-    data: dict[str, Any] = Field(default_factory=dict, description="data set: fingerprint, counts, split")
-    versions: dict[str, str] = Field(default_factory=dict, description="of the software that made it")
-    created: str = Field("", description="ISO 8601, UTC")
+    weights_sha256: str = Field("", description="SHA-256 of model.safetensors")
+    training: Annotated[TrainingRecord | None, BeforeValidator(_none_if_empty)] = Field(
+        None, description="how it was trained; none where that is not known"
+    )
+    data: Annotated[DataRecord | None, BeforeValidator(_none_if_empty)] = Field(
+        None, description="the images it was trained on; none where they are not known"
+    )
+    versions: dict[str, str] = Field(default_factory=dict, description="versions of the software that made it")
+    created: str = Field("", description="time of its making, ISO 8601, UTC")
 
 
 @dataclass(frozen=True)
@@ -65,14 +124,15 @@ class Bundle:
         class_names: In the order of the logits.
         record: Preprocessing, confidence and provenance.
         id: SHA-256 of weights and config, hexadecimal.
-        metrics: The evaluation that belongs to the weights.
+        metrics: The evaluations that belong to the weights; None where ``metrics.json`` is missing or is not one that
+            this version writes, which is no reason to refuse the weights.
     """
 
     network: ResNet
     class_names: tuple[str, ...]
     record: BundleRecord
     id: str
-    metrics: dict[str, Any] = field(default_factory=dict)
+    metrics: BundleMetrics | None = None
 
 
 def round_weights(network: ResNet) -> None:
@@ -88,16 +148,23 @@ def save_bundle(
     network: ResNet,
     class_names: tuple[str, ...],
     record: BundleRecord,
-    metrics: dict[str, Any],
+    metrics: BundleMetrics | None,
     card: str,
     extras: Mapping[str, bytes] | None = None,
 ) -> Bundle:
     """Write a bundle; `folder` appears complete or not at all.
 
-    `extras` are further files by name: plots and sample pictures.
-
     Convolution and head weights are stored as 16-bit floats, half the size; give the network to
     `round_weights` before measuring it, so that the metrics belong to what is stored.
+
+    Args:
+        folder: Folder of the new bundle; it is missing or empty.
+        network: Network whose weights are stored.
+        class_names: Names of the classes, in the order of the logits.
+        record: Leukoray's part of ``config.json``; hash, versions and time are filled in.
+        metrics: Evaluations of these weights; None where nothing was measured.
+        card: Model card, Markdown.
+        extras: Further files by name: plots and sample pictures.
 
     Raises:
         BundleError: With code ``bundle-exists``, or ``bundle-damaged`` where the weights are not numbers.
@@ -119,7 +186,8 @@ def save_bundle(
         unfinished.mkdir()
         (unfinished / WEIGHTS).write_bytes(weights)
         (unfinished / CONFIG).write_text(config, encoding="utf-8")
-        (unfinished / METRICS).write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        if metrics is not None:
+            write_metrics(unfinished, metrics)
         (unfinished / CARD).write_text(card, encoding="utf-8")
         for name, content in (extras or {}).items():
             (unfinished / name).write_bytes(content)
@@ -130,8 +198,25 @@ def save_bundle(
     return bundle
 
 
+def write_metrics(folder: Path, metrics: BundleMetrics) -> None:
+    """Write the ``metrics.json`` of a bundle in one step.
+
+    Args:
+        folder: Folder of the bundle.
+        metrics: Evaluations of its weights.
+    """
+    replace_file(folder / METRICS, metrics.model_dump_json(indent=2) + "\n")
+
+
 def load_bundle(folder: Path) -> Bundle:
     """Read and check a bundle.
+
+    Args:
+        folder: Folder of the bundle.
+
+    Example:
+        >>> load_bundle(Path("models/blood-cells")).class_names
+        ('EOSINOPHIL', 'LYMPHOCYTE', 'MONOCYTE', 'NEUTROPHIL')
 
     Raises:
         BundleError: With code ``bundle-missing``, ``bundle-foreign`` or ``bundle-damaged``.
@@ -188,14 +273,17 @@ def _parse(folder: Path, content: bytes) -> tuple[dict[str, Any], BundleRecord]:
         raise BundleError("bundle-damaged", f"{folder / CONFIG}: leukoray.{problem}.") from None
 
 
-def _metrics(folder: Path) -> dict[str, Any]:
+def _metrics(folder: Path) -> BundleMetrics | None:
     try:
-        metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+        content = json.loads((folder / METRICS).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return {}
+        return None
     except (OSError, ValueError) as error:
         raise BundleError("bundle-damaged", f"{folder / METRICS} cannot be read ({error}).") from None
-    return metrics
+    try:
+        return BundleMetrics.model_validate(content)
+    except ValidationError:
+        return None
 
 
 def _stored(network: nn.Module) -> dict[str, torch.Tensor]:

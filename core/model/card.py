@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from core.model.bundle import BundleRecord
+    from core.evaluation.record import NotebookSplit, RecordedEvaluation, UnknownTypes
+    from core.evaluation.scores import Evaluation, Interval, Level
+    from core.model.bundle import BundleRecord, DataRecord, TrainingRecord
+    from core.model.metrics import BundleMetrics
 
-__all__ = ["RESEARCH_ONLY", "write_card"]
+__all__ = ["CALIBRATION", "RESEARCH_ONLY", "write_card"]
 
 RESEARCH_ONLY = "For Research Use Only. Not for use in diagnostic procedures."
 """The wording of 21 CFR 809.10(c)(2)(i)."""
+
+CALIBRATION = {
+    "same-images": "Temperature and thresholds were chosen on the validation images themselves, so that calibration"
+    " error, loss and flags in their rows are somewhat too good; the other rows are free of that.",
+    "cross-fitted": "Loss, calibration error and flags in the validation rows are cross-fitted: the temperature and the"
+    " thresholds used on each half of the sources were chosen on the other half.",
+    "other-sources": "Temperature and thresholds were chosen on images of other sources than the validation rows show.",
+}
+"""What a reader must know of the validation's calibration error, by `BundleMetrics.calibration`."""
 
 _CARD = """---
 library_name: timm
@@ -36,16 +48,12 @@ white cell must then be cut out beforehand.
 
 ## Training
 
-Recipe `{recipe}`, starting weights `{weights}`, {epochs} epochs, seed {seed}. {training:,} training images;
-{validation:,} images of {sources:,} {units} were predicted by networks that had not seen {unit} ({how}).
-In the main data set, images per class: {images}; different sources per class: {source_counts}.
-{left_out:,} images were left out: unreadable, without a named source, or set aside since a test set shows their
-cell.{further}
+{training}
 
 ## Evaluation
 
 Every value with its 95 % interval, from resampling sources within each class: images of one source are not
-independent.
+independent. {calibration}
 
 | images | n | accuracy | macro F1 | loss | calibration error | errors in the least confident tenth |
 |---|---|---|---|---|---|---|
@@ -62,12 +70,25 @@ rate of {risk:.0%} among the others, and `out-of-distribution` above a score of 
 {chosen_on}.
 """
 
+_TRAINING = """Recipe `{recipe}`, starting weights `{weights}`, {epochs} epochs, seed {seed}.
+{training:,} training images; {validation:,} images of {sources:,} {units} were predicted by
+networks that had not seen {unit} ({how}).
+In the main data set, images per class: {images}; different sources per class: {source_counts}.
+{left_out:,} images were left out: unreadable, without a named source, or set aside since a test set shows their
+cell.{further}"""
 
-def write_card(name: str, class_names: Sequence[str], record: BundleRecord, metrics: dict[str, Any]) -> str:
-    """Return the model card as Markdown."""
-    training, data, confidence = record.training, record.data, record.confidence
-    cell = record.preprocessing.cell
-    evaluations = _evaluations(metrics)
+
+def write_card(name: str, class_names: Sequence[str], record: BundleRecord, metrics: BundleMetrics) -> str:
+    """Return the model card as Markdown.
+
+    Args:
+        name: Name of the bundle.
+        class_names: Names of the classes, in the order of the logits.
+        record: Leukoray's part of the bundle's ``config.json``.
+        metrics: Evaluations of the bundle.
+    """
+    confidence, cell = record.confidence, record.preprocessing.cell
+    levels = _levels(metrics)
     return _CARD.format(
         name=name,
         classes=", ".join(class_names),
@@ -75,25 +96,13 @@ def write_card(name: str, class_names: Sequence[str], record: BundleRecord, metr
         height=record.preprocessing.height,
         width=record.preprocessing.width,
         crop=f"the square around the nucleus, {cell.scale} times its size" if cell else "the whole image",
-        recipe=training.get("recipe"),
-        weights=training.get("weights"),
-        epochs=training.get("epochs"),
-        seed=training.get("seed"),
-        training=data["training_images"],
-        validation=data["validation_images"],
-        sources=data["validation_sources"],
-        units="sources" if data["grouped"] else "unnamed sources",
-        unit="their source" if data["grouped"] else "them, though perhaps other views of their field",
-        how=_how(training),
-        images=_counts(data["images"]),
-        left_out=data["left_out"],
-        source_counts=_counts(data["sources"]) if any(data["sources"].values()) else "not named",
-        further=_further(data),
+        training=_training(record.training, record.data) if record.training and record.data else "Not recorded.",
+        calibration=CALIBRATION[metrics.calibration],
         headings=" | ".join(class_names),
         rules="---|" * len(class_names),
-        rows="\n".join(_row(label, result) for label, result in evaluations),
-        class_rows="\n".join(_class_row(label, result, class_names) for label, result in evaluations),
-        more=_more(metrics.get("looks", {})),
+        rows="\n".join(_row(label, level) for label, level in levels),
+        class_rows="\n".join(_class_row(label, level, class_names) for label, level in levels),
+        more=_more(metrics.evaluations),
         temperature=confidence.temperature,
         min_confidence=confidence.min_confidence,
         risk=confidence.risk,
@@ -102,81 +111,122 @@ def write_card(name: str, class_names: Sequence[str], record: BundleRecord, metr
     )
 
 
-def _how(training: dict[str, Any]) -> str:
-    chosen = "; the number of epochs was chosen on them" if training.get("keep") == "best" else ""
-    return (f"{training['folds']} folds" if training.get("folds") else "one validation set") + chosen
+def _training(training: TrainingRecord, data: DataRecord) -> str:
+    return _TRAINING.format(
+        recipe=training.recipe,
+        weights=training.weights,
+        epochs=training.epochs,
+        seed=training.seed,
+        training=data.training_images,
+        validation=data.validation_images,
+        sources=data.validation_sources,
+        units="sources" if data.grouped else "unnamed sources",
+        unit="their source" if data.grouped else "them, though perhaps other views of their field",
+        how=_how(training),
+        images=_counts(data.images),
+        left_out=data.left_out,
+        source_counts=_counts(data.sources) if any(data.sources.values()) else "not named",
+        further=_further(data),
+    )
 
 
-def _evaluations(metrics: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Return every evaluation, level by level, with what the table calls it."""
-    parts = [("validation", metrics.get("validation")), ("validation, further data", metrics.get("validation_further"))]
-    parts += [(name, look["evaluation"]) for name, look in metrics.get("looks", {}).items()]
-    return [
-        (f"{name}, {level}s", evaluation[level])
-        for name, evaluation in parts
-        if evaluation
-        for level in ("image", "source")
-        if level == "image" or evaluation["source"]["n"] != evaluation["image"]["n"]
-    ]
+def _how(training: TrainingRecord) -> str:
+    """Say how images were held out, and where that is not what was asked for."""
+    chosen = "; the number of epochs was chosen on them" if training.keep == "best" else ""
+    if training.folds:
+        few = training.folds_asked is not None and training.folds_asked > training.folds
+        asked = f" of {training.folds_asked} asked for: the scarcest class has no more sources" if few else ""
+        return f"{training.folds} folds{asked}{chosen}"
+    if training.validation_share is None:
+        return f"one validation set{chosen}"
+    done, asked = f"{training.validation_share:.0%}", f"{training.validation_share_asked or 0:.0%}"
+    wanted = f"; {asked} asked for, as near as whole sources allow" if asked not in {done, "0%"} else ""
+    return f"one validation set, {done} of the images{wanted}{chosen}"
 
 
-def _row(label: str, result: dict[str, Any]) -> str:
-    scores = ("accuracy", "macro_f1", "loss", "ece", "errors_caught")
-    return f"| {label} | {result['n']:,} | {' | '.join(_interval(result[score]) for score in scores)} |"
+def _levels(metrics: BundleMetrics) -> list[tuple[str, Level]]:
+    """Return every evaluation, level by level, with what the tables call it."""
+    parts: list[tuple[str, Evaluation]] = [("validation", metrics.validation)]
+    if metrics.validation_further:
+        parts.append(("validation, further data", metrics.validation_further))
+    parts += [(name, recorded.evaluation) for name, recorded in metrics.evaluations.items()]
+    levels: list[tuple[str, Level]] = []
+    for name, evaluation in parts:
+        levels.append((f"{name}, images", evaluation.image))
+        if evaluation.source.n != evaluation.image.n:
+            levels.append((f"{name}, sources", evaluation.source))
+    return levels
 
 
-def _class_row(label: str, result: dict[str, Any], class_names: Sequence[str]) -> str:
-    scores = [result["per_class"][name] for name in class_names]
-    return f"| {label} | {' | '.join(_interval(score['f1']) if score['support'] else '' for score in scores)} |"
+def _row(label: str, level: Level) -> str:
+    scores = (level.accuracy, level.macro_f1, level.loss, level.ece, level.errors_caught)
+    return f"| {label} | {level.n:,} | {' | '.join(_interval(score) for score in scores)} |"
 
 
-def _interval(interval: dict[str, float | None] | None) -> str:
+def _class_row(label: str, level: Level, class_names: Sequence[str]) -> str:
+    scores = [level.per_class[name] for name in class_names]
+    return f"| {label} | {' | '.join(_interval(score.f1) if score.support else '' for score in scores)} |"
+
+
+def _interval(interval: Interval | None) -> str:
     if interval is None:
         return "no errors"
-    text = f"{interval['value']:.3f}"
-    return text if interval["low"] is None else f"{text} ({interval['low']:.3f} to {interval['high']:.3f})"
+    text = f"{interval.value:.3f}"
+    return text if interval.low is None else f"{text} ({interval.low:.3f} to {interval.high:.3f})"
 
 
-def _further(data: dict[str, Any]) -> str:
-    if not data.get("further_images"):
+def _further(data: DataRecord) -> str:
+    if not data.further_images:
         return ""
-    outliers = f", {', '.join(data['outliers'])} among them as none of the classes" if data["outliers"] else ""
-    return f" {data['further_images']:,} images of further data sets{outliers}."
+    outliers = f", {', '.join(data.outliers)} among them as none of the classes" if data.outliers else ""
+    return f" {data.further_images:,} images of further data sets{outliers}."
 
 
-def _more(looks: dict[str, Any]) -> str:
-    """Say what else each look found: how often it was taken, where the heatmaps point, unknown types."""
+def _more(evaluations: Mapping[str, RecordedEvaluation]) -> str:
+    """Say what else each evaluation found: where the heatmaps point, the notebook's split, unknown types."""
     lines = [""]
-    for name, look in looks.items():
-        heatmaps, unknown, notebook = look["heatmaps"], look["unknown"], look["notebook"]
-        times = "once" if look["looks"] == 1 else f"{look['looks']} times"
+    for name, recorded in evaluations.items():
+        heatmaps = recorded.heatmaps
+        times = "once" if recorded.times == 1 else f"{recorded.times} times"
         lines.append(
-            f"- {name}: looked at {times} with these weights. The heatmap's peak lies on the white cell in"
-            f" {heatmaps['hit']:.1%} of {heatmaps['n']:,} images (chance {heatmaps['chance']:.1%}, centre of the"
-            f" image {heatmaps['centre']:.1%}, centre of the crop {heatmaps['centre_of_crop']:.1%})."
+            f"- {name}: evaluated {times} with these weights. The heatmap's peak lies on the white cell in"
+            f" {heatmaps.hit:.1%} of {heatmaps.n:,} images (chance {heatmaps.chance:.1%}, centre of the"
+            f" image {heatmaps.centre:.1%}, centre of the crop {heatmaps.centre_of_crop:.1%})."
         )
-        if notebook:
-            image = notebook["evaluation"]["image"]
-            lines.append(
-                f"- {name}, the notebook's 30/70 split: {image['n']:,} images, accuracy {_interval(image['accuracy'])},"
-                f" loss {_interval(image['loss'])}; its validation images share"
-                f" {notebook['sources_also_in_validation']} of its {notebook['sources']} sources."
-            )
-        if unknown:
-            lines.append(
-                f"- {name}: {unknown['n']:,} images of {_types(unknown)} are told from"
-                f" the known ones with an AUROC of {_interval(unknown['auroc'])} (largest probability alone:"
-                f" {_interval(unknown['auroc_max_softmax'])}); {unknown['flagged']:.0%} of them are flagged."
-            )
-    return "\n".join(lines) + "\n" if looks else ""
+        if recorded.notebook:
+            lines.append(_notebook(name, recorded.notebook))
+        if recorded.unknown:
+            lines.append(_unknown(name, recorded.unknown))
+    return "\n".join(lines) + "\n" if evaluations else ""
 
 
-def _types(unknown: dict[str, Any]) -> str:
-    names = ", ".join(unknown["classes"])
-    if unknown["taught"]:
-        return f"no known class ({names}; other images of {', '.join(unknown['taught'])} were taught as outliers)"
+def _notebook(name: str, notebook: NotebookSplit) -> str:
+    image = notebook.evaluation.image
+    shared = (
+        f"its validation images share {notebook.sources_also_in_validation} of its {notebook.sources} sources"
+        if notebook.sources
+        else "its sources were not named, and a random split shares them"
+    )
+    return (
+        f"- {name}, the notebook's 30/70 split: {image.n:,} images, accuracy {_interval(image.accuracy)},"
+        f" loss {_interval(image.loss)}; {shared}."
+    )
+
+
+def _unknown(name: str, unknown: UnknownTypes) -> str:
+    return (
+        f"- {name}: {unknown.n:,} images of {_types(unknown)} are told from"
+        f" the known ones with an AUROC of {_interval(unknown.auroc)} (largest probability alone:"
+        f" {_interval(unknown.auroc_max_softmax)}); {unknown.flagged:.0%} of them are flagged."
+    )
+
+
+def _types(unknown: UnknownTypes) -> str:
+    names = ", ".join(unknown.classes)
+    if unknown.taught:
+        return f"no known class ({names}; other images of {', '.join(unknown.taught)} were taught as outliers)"
     return f"no known class ({names}, of which nothing was taught)"
 
 
-def _counts(counts: dict[str, int]) -> str:
+def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.items())

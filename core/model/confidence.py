@@ -1,4 +1,4 @@
-"""What a prediction is worth: temperature, the out-of-distribution score, and the two flags."""
+"""What a prediction is worth: its probabilities, its out-of-distribution score, and its flag."""
 
 from __future__ import annotations
 
@@ -27,6 +27,23 @@ class Confidence(Settings):
     max_ood: float = Field(1e30, description="above it a cell is flagged out-of-distribution")
     chosen_on: str = Field("nothing", description="the images that these numbers were chosen on")
 
+    def probabilities(self, logits: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Turn logits into probabilities: a softmax of the logits divided by the temperature, in float64.
+
+        Args:
+            logits: What the network gives, (N, C), or (C,) for one image.
+
+        Returns:
+            Probabilities of the same shape, which sum to 1 along the last axis.
+
+        Example:
+            >>> Confidence(temperature=2.0).probabilities(np.array([[0.0, 2.0 * np.log(3.0)]]))
+            array([[0.25, 0.75]])
+        """
+        scaled = logits.astype(np.float64) / self.temperature
+        weights = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+        return weights / weights.sum(axis=-1, keepdims=True)
+
     def flag(self, confidence: float, ood: float, *, found: bool) -> str:
         """Return the flag of one cell; empty where nobody needs to look.
 
@@ -41,5 +58,12 @@ class Confidence(Settings):
 
 
 def energy(logits: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Return the energy score (Liu et al. 2020, arXiv:2010.03759) of logits (N, C): (N,), higher is stranger."""
+    """Return the energy score of logits (Liu et al. 2020, arXiv:2010.03759).
+
+    Args:
+        logits: What the network gives, (N, C).
+
+    Returns:
+        One score per image, (N,) float32; higher is less like the training data.
+    """
     return -np.logaddexp.reduce(logits.astype(np.float32), axis=1)

@@ -1,6 +1,6 @@
-"""The seam between the network and the rest: a batch in; logits, last feature map and pooled features out.
+"""The seam between the network and the rest: pixels in; logits, last feature map and pooled features out.
 
-Another engine needs to give the same three (`Outputs`).
+`TorchEngine` is the reference. Another engine has the same attributes and gives the same three (`Outputs`).
 """
 
 from __future__ import annotations
@@ -8,14 +8,19 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 if TYPE_CHECKING:
-    import torch
     from torchvision.models import ResNet
 
-__all__ = ["Outputs", "fold_batch_norm", "forward"]
+    from core.images.preprocessing import Preprocessing
+
+__all__ = ["STRIDE", "Outputs", "TorchEngine", "fold_batch_norm", "forward"]
+
+STRIDE = 32
+"""Input pixels from one value of ResNet18's last feature map to the next: the size is halved five times."""
 
 
 class Outputs(NamedTuple):
@@ -30,6 +35,45 @@ class Outputs(NamedTuple):
     logits: torch.Tensor
     feature_map: torch.Tensor
     features: torch.Tensor
+
+
+class TorchEngine(nn.Module):
+    """A network for inference in PyTorch, from pixels on.
+
+    Args:
+        network: In evaluation mode; a copy of it is used, with its batch norms folded.
+        preprocessing: The record that the network was trained with.
+        device: Device to run on.
+
+    Attributes:
+        stride: Input pixels from one value of the feature map to the next.
+        device: Device that the pixels are expected on.
+
+    Example:
+        >>> engine = TorchEngine(bundle.network, bundle.record.preprocessing, torch.device("cpu"))
+        >>> engine(torch.zeros(2, 224, 224, 3, dtype=torch.uint8)).feature_map.shape
+        torch.Size([2, 512, 7, 7])
+    """
+
+    def __init__(self, network: ResNet, preprocessing: Preprocessing, device: torch.device) -> None:
+        super().__init__()
+        self.stride, self.device = STRIDE, device
+        self._preprocessing = preprocessing
+        self._network: ResNet = fold_batch_norm(network).to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    @property
+    def head_weight(self) -> torch.Tensor:
+        """Weight of the linear layer at the end, (C, K)."""
+        return self._network.fc.weight.detach()
+
+    def forward(self, pixels: torch.Tensor) -> Outputs:
+        """Run the network once.
+
+        Args:
+            pixels: What `Preprocessing.prepare` gives, stacked, (N, H, W, 3) uint8, on `device`.
+        """
+        batch = self._preprocessing.normalise(pixels)
+        return forward(self._network, batch.contiguous(memory_format=torch.channels_last))
 
 
 def forward(network: ResNet, batch: torch.Tensor) -> Outputs:

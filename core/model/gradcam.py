@@ -25,8 +25,8 @@ def one_pass_gradcam(feature_map: torch.Tensor, head_weight: torch.Tensor, class
 
     Args:
         feature_map: Input of the global average pooling, (N, K, h, w) float32.
-        head_weight: Weight of the linear layer after it, (C, K).
-        classes: Class to explain per image, (N,) int64.
+        head_weight: Weight of the linear layer that follows the pooling, (C, K).
+        classes: Index of the class to explain for each image, (N,) int64.
 
     Returns:
         Grad-CAM before normalisation, (N, h, w) float32, 0 or more.
@@ -38,12 +38,14 @@ def one_pass_gradcam(feature_map: torch.Tensor, head_weight: torch.Tensor, class
 def autograd_gradcam(network: nn.Module, batch: torch.Tensor, classes: torch.Tensor, layer: nn.Module) -> torch.Tensor:
     """Explain one class per image by differentiating the logit with respect to a layer's output.
 
-    The network's mode, parameters and gradients are left as they were.
+    The network's mode, parameters and gradients are left as they were. What happens in place to the layer's output
+    after it (ReLU, the sum of a residual block) does not change the result; a layer that the network uses more than
+    once counts by its first use.
 
     Args:
-        network: Maps (N, 3, H, W) to logits (N, C); put it in evaluation mode first.
+        network: Network that maps (N, 3, H, W) to logits (N, C), in evaluation mode.
         batch: Normalised input, (N, 3, H, W) float32.
-        classes: Class to explain per image, (N,) int64.
+        classes: Index of the class to explain for each image, (N,) int64.
         layer: Module inside `network` whose output is (N, K, h, w).
 
     Returns:
@@ -54,21 +56,22 @@ def autograd_gradcam(network: nn.Module, batch: torch.Tensor, classes: torch.Ten
     """
     if torch.is_inference_mode_enabled():
         raise SettingsError("inference-mode", "autograd_gradcam needs gradients; call it outside inference_mode.")
-    kept: list[torch.Tensor] = []
+    outputs: list[torch.Tensor] = []
 
-    def keep(_module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
-        kept.append(output)
+    def keep(_module: nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
+        outputs.append(output)
+        return output.clone()  # an operation in place that follows, such as ReLU, changes the copy
 
     hook = layer.register_forward_hook(keep)
     try:
         with torch.enable_grad():
             logits = network(batch.detach().requires_grad_())
             chosen = logits.gather(1, classes.view(-1, 1)).sum()
-            (gradient,) = torch.autograd.grad(chosen, kept[0])
+            (gradient,) = torch.autograd.grad(chosen, outputs[0])
     finally:
         hook.remove()
     alpha = gradient.mean(dim=(2, 3))
-    return torch.einsum("nk,nkhw->nhw", alpha, kept[0].detach()).relu()
+    return torch.einsum("nk,nkhw->nhw", alpha, outputs[0].detach()).relu()
 
 
 def normalise_maps(maps: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What comes of one image; a module of its own, so that who only passes it on needs no torch."""
+"""What is predicted for one image; a module of its own, so that code that only passes it on needs no torch."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from core.images.cells import Box
+    from core.images.heatmap import Heatmap
 
 __all__ = ["Prediction"]
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What is known of one image.
+    """What the network says about one image.
 
     Attributes:
         label: Name of the most probable class.
-        confidence: Its probability.
-        probabilities: One per class, (C,) float32.
+        confidence: Probability of that class.
+        probabilities: Probability of each class, (C,) float32.
         ood: Out-of-distribution score, higher is less like the training data.
         flag: Empty, ``low-confidence`` or ``out-of-distribution``.
-        box: The part of the image that was classified, in its pixels.
-        cam: Grad-CAM of `label` in [0, 1], (h, w) float32, covering `box`; None where not asked for.
+        box: The part of the image that was classified, in pixels of the image.
+        cam: Grad-CAM of `label` within `box`; None where it was not asked for.
     """
 
     label: str
@@ -34,4 +35,9 @@ class Prediction:
     ood: float
     flag: str
     box: Box
-    cam: NDArray[np.float32] | None
+    cam: Heatmap | None
+
+    @property
+    def has_evidence(self) -> bool:
+        """Whether there is a heatmap and it shows anything that speaks for `label`."""
+        return self.cam is not None and self.cam.has_evidence

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from core.errors import SettingsError
-from core.images.decoder import Picture, decode
-from core.images.preprocessing import processing
+from core.images.heatmap import Heatmap
+from core.images.reading import prepare_image
 from core.model.confidence import energy
-from core.model.engine import fold_batch_norm, forward
+from core.model.engine import TorchEngine
 from core.model.gradcam import normalise_maps, one_pass_gradcam
 from core.model.prediction import Prediction
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from core.images.decoder import Picture
     from core.images.preprocessing import Prepared
     from core.model.bundle import Bundle
 
@@ -31,17 +32,22 @@ class Predictor:
 
     Args:
         bundle: The model.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        device: Device to run on: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
         SettingsError: With code ``no-gpu`` where a GPU is asked for and there is none.
+
+    Example:
+        >>> predictor = Predictor(load_bundle(Path("models/demo")), "cpu")
+        >>> picture, prepared = predictor.prepare(Path("cell.jpg").read_bytes())
+        >>> predictor.predict([prepared])[0].label
+        'NEUTROPHIL'
     """
 
     def __init__(self, bundle: Bundle, device: str = "auto") -> None:
         self.bundle = bundle
         self.device = choose_device(device)
-        self._network = fold_batch_norm(bundle.network).to(self.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        self._head = self._network.fc.weight.detach()
+        self._engine = TorchEngine(bundle.network, bundle.record.preprocessing, self.device)
 
     def prepare(self, data: bytes) -> tuple[Picture, Prepared]:
         """Decode one file and cut out the network's input; safe to call from several threads.
@@ -49,9 +55,7 @@ class Predictor:
         Raises:
             ImageError: Where the file cannot be used.
         """
-        with processing():
-            picture = decode(data)
-            return picture, self.bundle.record.preprocessing.prepare(picture.rgb)
+        return prepare_image(data, self.bundle.record.preprocessing)
 
     def predict(self, images: Sequence[Prepared], *, gradcam: bool = True) -> list[Prediction]:
         """Classify a batch in one forward pass.
@@ -64,26 +68,24 @@ class Predictor:
             return []
         pixels = torch.from_numpy(np.stack([image.pixels for image in images])).to(self.device)
         with torch.inference_mode():
-            batch = self.bundle.record.preprocessing.normalise(pixels)
-            outputs = forward(self._network, batch.contiguous(memory_format=torch.channels_last))
+            outputs = self._engine(pixels)
             classes = outputs.logits.argmax(1)
-            cams = self._explain(outputs.feature_map, classes) if gradcam else [None] * len(images)
+            cams = self._gradcam(outputs.feature_map, classes) if gradcam else [None] * len(images)
         logits = outputs.logits.float().cpu().numpy()
-        return [self._describe(*row) for row in zip(logits, energy(logits), images, cams, strict=True)]
+        probabilities = self.bundle.record.confidence.probabilities(logits).astype(np.float32)
+        return [self._describe(*row) for row in zip(probabilities, energy(logits), images, cams, strict=True)]
 
-    def _explain(self, feature_map: torch.Tensor, classes: torch.Tensor) -> NDArray[np.float32]:
-        return normalise_maps(one_pass_gradcam(feature_map, self._head, classes)).float().cpu().numpy()
+    def _gradcam(self, feature_map: torch.Tensor, classes: torch.Tensor) -> list[Heatmap]:
+        maps = normalise_maps(one_pass_gradcam(feature_map, self._engine.head_weight, classes)).float().cpu().numpy()
+        preprocessing = self.bundle.record.preprocessing
+        return [Heatmap(one, preprocessing.height, preprocessing.width, self._engine.stride) for one in maps]
 
     def _describe(
-        self, logits: NDArray[np.float32], ood: np.float32, image: Prepared, cam: NDArray[np.float32] | None
+        self, probabilities: NDArray[np.float32], ood: np.float32, image: Prepared, cam: Heatmap | None
     ) -> Prediction:
-        confidence = self.bundle.record.confidence
-        scaled = logits.astype(np.float64) / confidence.temperature
-        probabilities = np.exp(scaled - scaled.max())
-        probabilities = (probabilities / probabilities.sum()).astype(np.float32)
         best = int(probabilities.argmax())
         largest = float(probabilities[best])
-        flag = confidence.flag(largest, float(ood), found=image.found)
+        flag = self.bundle.record.confidence.flag(largest, float(ood), found=image.found)
         return Prediction(self.bundle.class_names[best], largest, probabilities, float(ood), flag, image.box, cam)
 
 

@@ -6,57 +6,93 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.special import softmax
 from sklearn.metrics import log_loss
+from sklearn.model_selection import StratifiedGroupKFold
 
 from core.model.confidence import Confidence, energy
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["fit_confidence"]
+__all__ = ["cross_fit_confidence", "fit_confidence"]
 
-_LARGEST_SHARE = 0.25
-"""Of the images; more than this is never flagged low-confidence, whatever the risk aimed at."""
+_MOST_FLAGGED = 0.25
+"""Largest share of the images that is flagged low-confidence, whatever the risk aimed at."""
+_FEWEST_SOURCES = 4
+"""Sources that the scarcest class needs, so that each half of a cross-fit has two of them."""
 
 
 def fit_confidence(
-    logits: NDArray[np.floating], labels: NDArray[np.integer], *, risk: float = 0.05, strange: float = 0.01, on: str
+    logits: NDArray[np.floating], labels: NDArray[np.integer], *, risk: float = 0.05, ood_share: float = 0.01, on: str
 ) -> Confidence:
     """Choose temperature and thresholds on images that were not trained on.
 
     Args:
-        logits: (N, C).
+        logits: What the network gives, (N, C).
         labels: Class indices (N,).
         risk: Error rate aimed at among the images that are not flagged low-confidence (selective
             classification, Geifman and El-Yaniv 2017, arXiv:1705.08500); at most a quarter is flagged.
-        strange: Share of these images that shall be flagged out-of-distribution.
-        on: Says which images these are.
+        ood_share: Share of these images that is flagged out-of-distribution.
+        on: Words that say which images these are.
+
+    Example:
+        >>> confidence = fit_confidence(logits, labels, on="312 images, held out of training by source")
+        >>> probabilities = confidence.probabilities(logits)
     """
     classes = list(range(logits.shape[1]))
 
     def loss(log_temperature: float) -> float:
-        probabilities = softmax(logits.astype(np.float64) / np.exp(log_temperature), axis=1)
+        probabilities = _divided_by(float(np.exp(log_temperature))).probabilities(logits)
         return float(log_loss(labels, np.clip(probabilities, 1e-12, 1), labels=classes))
 
     fitted: Any = minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded")
     temperature = float(np.exp(fitted.x))
-    probabilities = softmax(logits.astype(np.float64) / temperature, axis=1)
-    kept = _kept(probabilities.max(axis=1), probabilities.argmax(axis=1) != labels, risk)
+    probabilities = _divided_by(temperature).probabilities(logits)
     return Confidence(
         temperature=temperature,
-        min_confidence=kept,
+        min_confidence=_threshold(probabilities.max(axis=1), probabilities.argmax(axis=1) != labels, risk),
         risk=risk,
-        max_ood=float(np.quantile(energy(logits), 1 - strange)),
+        max_ood=float(np.quantile(energy(logits), 1 - ood_share)),
         chosen_on=on,
     )
 
 
-def _kept(confident: NDArray[np.float64], wrong: NDArray[np.bool_], risk: float) -> float:
+def cross_fit_confidence(
+    logits: NDArray[np.floating], labels: NDArray[np.integer], sources: NDArray[np.integer], *, risk: float = 0.05
+) -> list[tuple[NDArray[np.int64], Confidence]]:
+    """Choose temperature and thresholds for each half of the sources on the other half.
+
+    What is measured with them is not what chose them, so that calibration error, loss and flags are not too good.
+
+    Args:
+        logits: What the network gives, (N, C).
+        labels: Class indices (N,).
+        sources: Number of each image's source (N,).
+        risk: Error rate aimed at, as in `fit_confidence`.
+
+    Returns:
+        Two pairs: rows of one half, and what was chosen on the other. Empty where a class has fewer than four
+        sources, too few for two halves.
+    """
+    fewest = min(len(np.unique(sources[labels == label])) for label in np.unique(labels))
+    if fewest < _FEWEST_SOURCES:
+        return []
+    halves = StratifiedGroupKFold(2, shuffle=True, random_state=0).split(logits, labels, sources)
+    return [
+        (rows, fit_confidence(logits[others], labels[others], risk=risk, on="the other half of the sources"))
+        for others, rows in halves
+    ]
+
+
+def _divided_by(temperature: float) -> Confidence:
+    return Confidence.model_validate({"temperature": temperature})
+
+
+def _threshold(confident: NDArray[np.float64], wrong: NDArray[np.bool_], risk: float) -> float:
     """Return the smallest confidence from which on the error rate is at most `risk`."""
     order = np.argsort(-confident, kind="stable")
     rates = wrong[order].cumsum() / np.arange(1, len(order) + 1)
     fitting = np.flatnonzero(rates <= risk)
-    fewest = round((1 - _LARGEST_SHARE) * len(order))
+    fewest = round((1 - _MOST_FLAGGED) * len(order))
     last = max(int(fitting[-1]) if len(fitting) else 0, fewest - 1, 0)
     return float(confident[order[last]])

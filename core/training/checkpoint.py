@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from core.errors import DataError
-from core.files import replacing
+from core.files import replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,18 +45,32 @@ def save_checkpoint(
     optimizer: Mapping[int, Mapping[str, torch.Tensor]],
     record: Mapping[str, Any],
 ) -> None:
-    """Write the state next to `path`, then replace `path` in one step."""
+    """Write a state in one step: a kill leaves the old file or the new one.
+
+    Args:
+        path: File of the checkpoint.
+        network: Parameters and buffers by name.
+        best: The same, of the best epoch so far.
+        optimizer: Per parameter index, the optimizer's tensors by name.
+        record: Everything that is not a tensor, as JSON can hold it.
+
+    Raises:
+        OSError: The file cannot be written; the error names it.
+    """
     tensors = {f"network/{name}": value for name, value in network.items()}
     tensors |= {f"best/{name}": value for name, value in best.items()}
     for index, state in optimizer.items():
         tensors |= {f"optimizer/{index}/{name}": value for name, value in state.items()}
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    with replacing(path) as unfinished:
-        save_file(plain, unfinished, metadata={"format": "pt", "record": json.dumps(record)})
+    # Not `save_file`, which reports a full disk as an error of safetensors' own that names no file.
+    replace_file(path, save(plain, metadata={"format": "pt", "record": json.dumps(record)}))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read what `save_checkpoint` wrote.
+
+    Args:
+        path: File of the checkpoint.
 
     Raises:
         DataError: With code ``checkpoint-damaged``.

@@ -31,7 +31,7 @@ class TrainingConfig(Settings):
         "best", description="weights to keep: of the best validation loss, or of the last epoch (for one-cycle)"
     )
     precision: Literal["float32", "auto"] = Field(
-        "float32", description="of the forward pass; auto: bfloat16 where the device computes in it"
+        "float32", description="precision of the forward pass; auto: bfloat16 where the device computes in it"
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of a label spread over all classes")
     balance: Literal["none", "class", "source"] = Field(
@@ -46,7 +46,7 @@ class TrainingConfig(Settings):
     outlier_share: float = Field(
         0.1, ge=0, lt=1, description="share of the images drawn that are outliers, where there are any"
     )
-    seed: int = Field(0, ge=0, description="of weights, order and augmentation")
+    seed: int = Field(0, ge=0, description="seed of weights, order and augmentation")
     augmentation: Augmentation = Field(
         default_factory=lambda: Augmentation.model_validate({}), description="random views"
     )

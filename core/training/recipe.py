@@ -7,7 +7,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from core.errors import SettingsError
 from core.images.preprocessing import Preprocessing
@@ -20,16 +20,20 @@ __all__ = ["Recipe", "load_recipe"]
 class Recipe(Settings):
     """A way to train: what the network sees and how it learns."""
 
-    preprocessing: Preprocessing
-    training: TrainingConfig
+    preprocessing: Preprocessing = Field(description="what the network sees of a picture")
+    training: TrainingConfig = Field(description="how the network learns")
 
 
 def load_recipe(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
     """Read a recipe by name or from a file, with single training settings replaced.
 
     Args:
-        name: Of a recipe in ``core/training/recipes``, or a path that ends in ``.json``.
+        name: Name of a recipe in ``core/training/recipes``, or a path that ends in ``.json``.
         overrides: Training settings by name; None leaves the recipe's.
+
+    Example:
+        >>> load_recipe("cell-crop", {"epochs": 5}).training.epochs
+        5
 
     Raises:
         SettingsError: With code ``bad-recipe``.

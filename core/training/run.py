@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from pydantic import Field
-from scipy.special import softmax
 
 from core.data.image_set import OUTLIER
 from core.data.laboratories import DataSettings, TrainingData
 from core.evaluation.plots import confusion_png, curves_png
 from core.evaluation.scores import Predicted, evaluate
-from core.model.bundle import Bundle, BundleRecord, save_bundle
+from core.model.bundle import Bundle, BundleRecord, DataRecord, TrainingRecord, save_bundle
 from core.model.card import write_card
 from core.model.confidence import energy
+from core.model.metrics import BundleMetrics, EpochRecord
 from core.model.network import build_network
 from core.model.predictor import choose_device
-from core.training.calibration import fit_confidence
+from core.training.calibration import cross_fit_confidence, fit_confidence
 from core.training.recipe import Recipe, load_recipe
-from core.training.trainer import Trainer, predict_outputs
+from core.training.trainer import Trainer, predict_logits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from core.data.image_set import ImageSet
     from core.model.confidence import Confidence
 
-__all__ = ["KeptOut", "TrainingRun", "TrainingSettings"]
+__all__ = ["HeldOut", "TrainingRun", "TrainingSettings"]
 
 _WATCHED_PER_SOURCE = 8
 _EVALUATED_AT_ONCE = 64
@@ -50,13 +50,13 @@ class TrainingSettings(DataSettings):
         description="start from: imagenet (downloaded once); a .safetensors or .pth file of torchvision's ResNet18,"
         " where there is no internet; or none (random)",
     )
-    validation_share: float = Field(0.15, gt=0, le=0.5, description="share of the images kept for validation")
+    validation_share: float = Field(0.15, gt=0, le=0.5, description="share of the images held out for validation")
     risk: float = Field(0.05, gt=0, lt=1, description="error rate aimed at among the cells that are not flagged")
-    epochs: int | None = Field(None, ge=1, description="instead of the recipe's")
-    samples_per_epoch: int | None = Field(None, ge=1, description="instead of the recipe's")
-    batch_size: int | None = Field(None, ge=2, description="instead of the recipe's")
-    learning_rate: float | None = Field(None, gt=0, description="instead of the recipe's")
-    seed: int = Field(0, ge=0, description="of the split, the weights and the augmentation")
+    epochs: int | None = Field(None, ge=1, description="value to use instead of the recipe's")
+    samples_per_epoch: int | None = Field(None, ge=1, description="value to use instead of the recipe's")
+    batch_size: int | None = Field(None, ge=2, description="value to use instead of the recipe's")
+    learning_rate: float | None = Field(None, gt=0, description="value to use instead of the recipe's")
+    seed: int = Field(0, ge=0, description="seed of the split, the weights and the augmentation")
 
     def load_recipe(self) -> Recipe:
         """Return the recipe with what these settings replace.
@@ -68,17 +68,17 @@ class TrainingSettings(DataSettings):
 
 
 @dataclass(frozen=True)
-class KeptOut:
+class HeldOut:
     """What networks said of images that they were not trained on.
 
     Attributes:
-        rows: Of the run's images.
-        logits: (N, C), float32.
+        rows: Rows of the run's images.
+        logits: What the networks gave, (N, C) float32.
         history: Training and validation per epoch.
-        epochs: Trained until the weights that were kept.
+        epochs: Number of epochs that the retained weights were trained for.
         trained_on: Number of images that the bundle's weights were trained on.
         left_out: Number of images of the main data set that took no part.
-        how: Says how they were kept out.
+        how: Words that say how the images were held out.
     """
 
     rows: list[int]
@@ -87,7 +87,7 @@ class KeptOut:
     epochs: int
     trained_on: int
     left_out: int
-    how: str = "kept out of training"
+    how: str = "held out of training"
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,10 @@ class TrainingRun:
     """The images in memory, and where networks that learn from parts of them start.
 
     Attributes:
-        settings: The options.
-        recipe: With the options' replacements.
+        settings: Options of the run.
+        recipe: The recipe, with what the options replace.
         data: The data sets on disk.
-        images: Decoded once.
+        images: All images, decoded once.
         start: Weights that every network of the run starts from.
         device: Torch device.
     """
@@ -123,14 +123,14 @@ class TrainingRun:
         """Read recipe, weights and data, and decode the images.
 
         Args:
-            settings: The options.
+            settings: Options of the run.
             device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-            threads: To decode with.
+            threads: Number of threads that decode.
             data: The data sets, where they have been read before.
             on_image: Called after each image.
 
         Raises:
-            LeukorayError: Where recipe, weights or data cannot be used.
+            LeukorayError: The recipe, the weights or the data cannot be used.
         """
         recipe = settings.load_recipe()
         data = data or TrainingData.read(settings)
@@ -154,15 +154,15 @@ class TrainingRun:
         return len(self.data.main.samples) - (len(rows) if domains is None else int((domains[rows] == 0).sum()))
 
     def watched(self, validation: list[int]) -> ImageSet:
-        """Choose what is looked at after each epoch: the known images, of each source at most eight."""
+        """Choose the images that are classified after each epoch: of known classes, of each source at most eight."""
         seen: Counter[int] = Counter()
-        kept: list[int] = []
+        chosen: list[int] = []
         for row in validation:
             source = int(self.images.sources[row])
             if int(self.images.labels[row]) != OUTLIER and seen[source] < _WATCHED_PER_SOURCE:
-                kept.append(row)
+                chosen.append(row)
             seen[source] += 1
-        return self.images.select(kept)
+        return self.images.select(chosen)
 
     def trainer(
         self, training: list[int], validation: list[int] | None, *, checkpoint: Path, name: str, epochs: int | None
@@ -171,10 +171,10 @@ class TrainingRun:
 
         Args:
             training: Rows to train on.
-            validation: Rows to watch; none: the last weights are kept.
-            checkpoint: Where the state is kept.
-            name: Of the network in this run; a checkpoint continues only the network that it is of.
-            epochs: Instead of the recipe's, where nothing is watched.
+            validation: Rows to watch; none: the last weights are retained.
+            checkpoint: File that holds the state after every epoch.
+            name: Name of the network in this run; a checkpoint continues only the network that it is of.
+            epochs: Number of epochs instead of the recipe's, where nothing is watched.
         """
         config = self.recipe.training
         if validation is None:
@@ -200,7 +200,7 @@ class TrainingRun:
     def logits(self, network: ResNet, rows: list[int]) -> NDArray[np.float32]:
         """Classify some of the images; (N, C) float32."""
         parts = [
-            predict_outputs(network, self.images.inputs[part], self.recipe.preprocessing, _EVALUATED_AT_ONCE)[0]
+            predict_logits(network, self.images.inputs[part], self.recipe.preprocessing, _EVALUATED_AT_ONCE)
             for part in torch.tensor(rows).split(1024)
         ]
         return np.concatenate(parts)
@@ -209,30 +209,50 @@ class TrainingRun:
         """Return the run with some of its images; the others' memory can be given back."""
         return replace(self, images=self.images.select(rows))
 
-    def predicted(self, kept_out: KeptOut, chosen: NDArray[np.bool_], confidence: Confidence) -> Predicted:
+    def predicted(self, held_out: HeldOut, chosen: NDArray[np.bool_], confidence: Confidence) -> Predicted:
         """Set predictions beside labels.
 
         Args:
-            kept_out: The predictions.
-            chosen: Which of them, (N,) bool.
+            held_out: Predictions of images that were not trained on.
+            chosen: Which of them to take, (N,) bool; they are of known classes.
             confidence: From logits to probabilities and flags.
         """
-        rows, logits = np.asarray(kept_out.rows)[chosen], kept_out.logits[chosen]
-        probabilities = softmax(logits.astype(np.float64) / confidence.temperature, axis=1)
-        scores = energy(logits)
-        found = np.ones(len(rows), bool) if self.images.found is None else self.images.found.numpy()[rows]
-        return Predicted(
-            probabilities=probabilities,
-            labels=self.images.labels.numpy()[rows],
-            sources=self.images.sources.numpy()[rows],
-            class_names=self.data.main.class_names,
-            named=np.array([self.images.samples[row].source is not None for row in rows]),
-            flags=tuple(
-                confidence.flag(float(largest), float(score), found=bool(is_found))
-                for largest, score, is_found in zip(probabilities.max(axis=1), scores, found, strict=True)
-            ),
-            ood=scores.astype(np.float64),
+        return self._predicted(held_out, np.flatnonzero(chosen), [(np.arange(int(chosen.sum())), confidence)])
+
+    def cross_fitted(self, held_out: HeldOut, chosen: NDArray[np.bool_]) -> Predicted | None:
+        """Set predictions beside labels, with temperature and thresholds chosen on other sources.
+
+        Args:
+            held_out: Predictions of images that were not trained on.
+            chosen: Which of them to take, (N,) bool; they are of known classes.
+
+        Returns:
+            The predictions; None where a class has too few sources for two halves.
+        """
+        rows = np.asarray(held_out.rows)[chosen]
+        halves = cross_fit_confidence(
+            held_out.logits[chosen],
+            self.images.labels.numpy()[rows],
+            self.images.sources.numpy()[rows],
+            risk=self.settings.risk,
         )
+        return self._predicted(held_out, np.flatnonzero(chosen), halves) if halves else None
+
+    def _predicted(
+        self, held_out: HeldOut, chosen: NDArray[np.int64], parts: list[tuple[NDArray[np.int64], Confidence]]
+    ) -> Predicted:
+        """Set predictions beside labels; each part of the chosen ones has its own confidence."""
+        rows, logits = np.asarray(held_out.rows)[chosen], held_out.logits[chosen]
+        found = np.ones(len(rows), bool) if self.images.found is None else self.images.found.numpy()[rows]
+        probabilities, ood = np.empty(logits.shape, np.float64), energy(logits)
+        flags = [""] * len(rows)
+        for members, confidence in parts:
+            probabilities[members] = confidence.probabilities(logits[members])
+            for place in members:
+                largest, is_found = float(probabilities[place].max()), bool(found[place])
+                flags[place] = confidence.flag(largest, float(ood[place]), found=is_found)
+        samples = [self.images.samples[row] for row in rows]
+        return Predicted.of_samples(samples, self.data.main.class_names, probabilities, ood=ood, flags=flags)
 
     def known_here(self, rows: list[int]) -> NDArray[np.bool_]:
         """Say which rows are of the main data set's known classes, (N,) bool."""
@@ -243,66 +263,77 @@ class TrainingRun:
         self,
         out: Path,
         network: ResNet,
-        kept_out: KeptOut,
+        held_out: HeldOut,
         more: dict[str, Any],
         *,
-        chosen_on: KeptOut | None = None,
+        chosen_on: HeldOut | None = None,
     ) -> Bundle:
-        """Measure what was kept out, and write the bundle with the weights as they were measured.
+        """Measure on the images that were held out, and write the bundle with the weights as they were measured.
 
         Args:
             out: Folder of the new bundle.
-            network: Its weights are rounded already (`round_weights`).
-            kept_out: Predictions of images that no network had been trained on.
-            more: What else the bundle records of its training.
+            network: Network whose weights are rounded already (`round_weights`).
+            held_out: Predictions of images that no network had been trained on.
+            more: What else the bundle records of its training, by the names of `TrainingRecord`.
             chosen_on: Predictions that temperature and thresholds are chosen on; otherwise those that are measured.
 
         Raises:
-            BundleError: Where the bundle cannot be written.
+            BundleError: The bundle cannot be written.
         """
-        main, images = self.data.main, self.images
-        labels = images.labels.numpy()[kept_out.rows]
-        here = self.known_here(kept_out.rows)
-        confidence = self._choose_confidence(chosen_on or kept_out, other=chosen_on is not None)
-        evaluation = evaluate(self.predicted(kept_out, here, confidence))
-        metrics: dict[str, Any] = {"validation": evaluation.model_dump(mode="json"), "history": kept_out.history}
-        if (further := (labels != OUTLIER) & ~here).any():
-            outside = evaluate(self.predicted(kept_out, further, confidence))
-            metrics["validation_further"] = outside.model_dump(mode="json")
-        training = {"recipe": self.settings.recipe, "weights": self.settings.weights, **more}
+        main = self.data.main
+        confidence = self._choose_confidence(chosen_on or held_out, other=chosen_on is not None)
+        metrics = self._measure(held_out, confidence, other=chosen_on is not None)
+        facts = {"recipe": self.settings.recipe, "weights": self.settings.weights, **more}
         record = BundleRecord(  # pyright: ignore[reportCallIssue] - the rest has defaults, filled in by save_bundle
             preprocessing=self.recipe.preprocessing,
             confidence=confidence,
-            training=training | self.recipe.training.model_dump(mode="json"),
-            data=self._data_record(kept_out, here),
+            training=TrainingRecord.model_validate(facts | self.recipe.training.model_dump()),
+            data=self._data_record(held_out),
         )
         extras = {
-            "confusion.png": confusion_png(metrics["validation"]["image"]["confusion"], main.class_names),
-            "curves.png": curves_png(kept_out.history),
+            "confusion.png": confusion_png(metrics.validation.image.confusion, main.class_names),
+            "curves.png": curves_png(held_out.history),
         }
         card = write_card(out.name, main.class_names, record, metrics)
         return save_bundle(out, network.cpu(), main.class_names, record, metrics, card, extras)
 
-    def _choose_confidence(self, kept_out: KeptOut, *, other: bool) -> Confidence:
+    def _choose_confidence(self, held_out: HeldOut, *, other: bool) -> Confidence:
         """Choose temperature and thresholds; `other` says that the scores are measured on other sources."""
-        known = self.known_here(kept_out.rows)
-        labels = self.images.labels.numpy()[kept_out.rows][known]
-        how = "held out of training, of other sources than the measured ones" if other else kept_out.how
+        known = self.known_here(held_out.rows)
+        labels = self.images.labels.numpy()[held_out.rows][known]
+        how = "held out of training, of other sources than the measured ones" if other else held_out.how
         on = f"{len(labels)} images, {how}{' by source' if self.settings.groups and not other else ''}"
-        return fit_confidence(kept_out.logits[known], labels, risk=self.settings.risk, on=on)
+        return fit_confidence(held_out.logits[known], labels, risk=self.settings.risk, on=on)
 
-    def _data_record(self, kept_out: KeptOut, here: NDArray[np.bool_]) -> dict[str, Any]:
-        main = self.data.main
-        return {
-            "fingerprint": main.fingerprint,
-            "images": main.counts(),
-            "sources": main.source_counts(),
-            "left_out": kept_out.left_out,
-            "training_images": kept_out.trained_on,
-            "validation": kept_out.how,
-            "grouped": self.settings.groups is not None,
-            "validation_images": int(here.sum()),
-            "validation_sources": int(np.unique(self.images.sources.numpy()[kept_out.rows][here]).size),
-            "further_images": sum(len(data.samples) for data in self.data.sets[1:]),
-            "outliers": self.settings.outliers,
-        }
+    def _measure(self, held_out: HeldOut, confidence: Confidence, *, other: bool) -> BundleMetrics:
+        """Measure; where the measured images chose the confidence too, each half of the sources is given the other's.
+
+        Images of further data sets have chosen nothing, so that the bundle's own confidence serves them.
+        """
+        labels = self.images.labels.numpy()[held_out.rows]
+        here = self.known_here(held_out.rows)
+        further = (labels != OUTLIER) & ~here
+        crossed = None if other else self.cross_fitted(held_out, here)
+        calibration = "other-sources" if other else "cross-fitted" if crossed else "same-images"
+        return BundleMetrics(
+            validation=evaluate(crossed or self.predicted(held_out, here, confidence)),
+            validation_further=evaluate(self.predicted(held_out, further, confidence)) if further.any() else None,
+            calibration=calibration,
+            history=[EpochRecord.model_validate(epoch) for epoch in held_out.history],
+        )
+
+    def _data_record(self, held_out: HeldOut) -> DataRecord:
+        main, here = self.data.main, self.known_here(held_out.rows)
+        return DataRecord(
+            fingerprint=main.fingerprint,
+            images=main.counts(),
+            sources=main.source_counts(),
+            left_out=held_out.left_out,
+            training_images=held_out.trained_on,
+            validation=held_out.how,
+            grouped=self.settings.groups is not None,
+            validation_images=int(here.sum()),
+            validation_sources=int(np.unique(self.images.sources.numpy()[held_out.rows][here]).size),
+            further_images=sum(len(data.samples) for data in self.data.sets[1:]),
+            outliers=self.settings.outliers,
+        )

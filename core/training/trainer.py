@@ -17,7 +17,6 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
 from core.data.image_set import OUTLIER
 from core.data.sampling import sampling_weights
 from core.errors import DataError, SettingsError
-from core.evaluation.metrics import Metrics, measure
 from core.model.engine import forward
 from core.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -32,17 +31,29 @@ if TYPE_CHECKING:
     from core.images.preprocessing import Preprocessing
     from core.training.config import TrainingConfig
 
-__all__ = ["Epoch", "Trainer", "has_bfloat16", "predict_outputs"]
+__all__ = ["Epoch", "Trainer", "has_bfloat16", "predict_logits"]
 
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """What one epoch gave; `metrics` are of the validation images, missing where there are none."""
+    """What one epoch gave.
+
+    Attributes:
+        number: Number of the epoch, from 1.
+        train_loss: Mean loss of the training images, nats.
+        train_accuracy: Share of the training images classified as labelled.
+        validation_loss: Mean cross-entropy of the validation images, nats; None where there are none.
+        validation_accuracy: Share of the validation images classified as labelled; None where there are none.
+        learning_rate: Learning rate at its start.
+        seconds: Duration, validation included.
+        best: Whether its validation loss is the lowest so far.
+    """
 
     number: int
     train_loss: float
     train_accuracy: float
-    metrics: Metrics | None
+    validation_loss: float | None
+    validation_accuracy: float | None
     learning_rate: float
     seconds: float
     best: bool
@@ -61,15 +72,15 @@ class Trainer:
 
     Args:
         network: ResNet18 on any device; it is moved to `device`.
-        config: The run.
-        preprocessing: The record that the network will be used with.
+        config: Settings of the training.
+        preprocessing: Record that the network will be used with.
         train: Training images, prepared with the margin of ``config.augmentation``. Outliers in it are taught to
             be like no class: their target is uniform (outlier exposure, Hendrycks et al. 2019, arXiv:1812.04606).
         validation: Validation images, prepared without margin; none: the last weights are kept.
         class_names: Names of the classes.
         device: Torch device.
-        checkpoint: Where the state is kept after every epoch; none: nowhere.
-        origin: What else makes this run this run, such as its starting weights; compared on resume.
+        checkpoint: File that holds the state after every epoch; none: the state is not written.
+        origin: Words for what else decides the result, such as the starting weights; compared on resume.
     """
 
     def __init__(
@@ -95,7 +106,7 @@ class Trainer:
         self.checkpoint = checkpoint
         self.origin = origin
         self.progress = _Progress()
-        self._labels = _indices(train.labels, len(self.class_names))
+        self._labels = train.labels
         self._weights = sampling_weights(train, self._labels, config)
         self._targets = _targets(self._labels, len(self.class_names), config.label_smoothing)
         count = config.samples_per_epoch or len(train)
@@ -172,20 +183,21 @@ class Trainer:
         started = time.perf_counter()
         rate = float(self._optimizer.param_groups[0]["lr"])
         loss, accuracy = self._train_epoch(on_step)
-        metrics = self._validate()
+        validation_loss, validation_accuracy = self._validate()
         if self.config.schedule == "step":
             self._schedule.step()
         self.progress.epoch += 1
-        best = metrics is not None and metrics.loss < self.progress.best_loss
-        if metrics is not None and best:
-            self.progress.best_loss, self.progress.best_epoch = metrics.loss, self.progress.epoch
+        best = validation_loss is not None and validation_loss < self.progress.best_loss
+        if validation_loss is not None and best:
+            self.progress.best_loss, self.progress.best_epoch = validation_loss, self.progress.epoch
             self._best = _copy_state(self.network)
-        epoch = Epoch(self.progress.epoch, loss, accuracy, metrics, rate, time.perf_counter() - started, best)
-        row = {"epoch": epoch.number, "train_loss": loss, "train_accuracy": accuracy, "learning_rate": rate}
-        if metrics is not None:
-            row |= {"validation_loss": metrics.loss, "validation_accuracy": metrics.accuracy}
-        self.progress.history.append(row | {"seconds": epoch.seconds})
-        return epoch
+        seconds = time.perf_counter() - started
+        number = self.progress.epoch
+        row = {"epoch": number, "train_loss": loss, "train_accuracy": accuracy, "learning_rate": rate}
+        if validation_loss is not None and validation_accuracy is not None:
+            row |= {"validation_loss": validation_loss, "validation_accuracy": validation_accuracy}
+        self.progress.history.append(row | {"seconds": seconds})
+        return Epoch(number, loss, accuracy, validation_loss, validation_accuracy, rate, seconds, best)
 
     def _train_epoch(self, on_step: Callable[[int], object] | None) -> tuple[float, float]:
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.progress.epoch)
@@ -234,14 +246,16 @@ class Trainer:
             self._schedule.step()
         return loss.detach(), (logits.argmax(1) == labels).float().sum()
 
-    def _validate(self) -> Metrics | None:
+    def _validate(self) -> tuple[float, float] | tuple[None, None]:
+        """Return loss and accuracy of the validation images, where there are any."""
         if self.validation is None:
-            return None
-        logits, _ = predict_outputs(self.network, self.validation.inputs, self.preprocessing, self.config.batch_size)
+            return None, None
+        logits = predict_logits(self.network, self.validation.inputs, self.preprocessing, self.config.batch_size)
         if not np.isfinite(logits).all():
             raise DataError("diverged", "The network's outputs are not numbers any more; try a smaller learning rate.")
-        labels = _indices(self.validation.labels, len(self.class_names)).numpy()
-        return measure(_softmax(logits), labels, self.class_names)
+        labels = self.validation.labels
+        loss = functional.cross_entropy(torch.from_numpy(logits).double(), labels)
+        return float(loss), float((torch.from_numpy(logits).argmax(1) == labels).float().mean())
 
     def _identity(self) -> dict[str, object]:
         return {
@@ -268,46 +282,28 @@ class Trainer:
         save_checkpoint(self.checkpoint, self.network.state_dict(), self._best, optimizer["state"], record)
 
 
-def predict_outputs(
+def predict_logits(
     network: ResNet, pixels: torch.Tensor, preprocessing: Preprocessing, batch_size: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+) -> NDArray[np.float32]:
     """Classify prepared images in evaluation mode; the network is left in it.
 
     Args:
-        network: The network.
-        pixels: (N, H, W, 3) uint8.
-        preprocessing: Its record.
+        network: Network on any device.
+        pixels: Prepared images, (N, H, W, 3) uint8.
+        preprocessing: Record that the images were prepared with.
         batch_size: Images per forward pass.
 
     Returns:
-        Logits (N, C) and pooled features (N, K), float32.
+        Logits, (N, C).
     """
     device = next(network.parameters()).device
     network.eval()
     logits: list[torch.Tensor] = []
-    features: list[torch.Tensor] = []
     with torch.inference_mode():
         for part in pixels.split(batch_size):
             batch = preprocessing.normalise(part.to(device)).contiguous(memory_format=torch.channels_last)
-            outputs = forward(network, batch)
-            logits.append(outputs.logits.float().cpu())
-            features.append(outputs.features.float().cpu())
-    return torch.cat(logits).numpy(), torch.cat(features).numpy()
-
-
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    return torch.from_numpy(logits).softmax(1).numpy()
-
-
-def _indices(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
-    """Accept class indices (N,) or one-hot rows (N, C); return indices."""
-    if labels.ndim == 1:
-        return labels.long()
-    if labels.ndim == 2 and labels.shape[1] == num_classes:
-        return labels.argmax(1)
-    raise DataError(
-        "labels-shape", f"Labels are class indices (N,) or one-hot (N, {num_classes}), not {tuple(labels.shape)}."
-    )
+            logits.append(forward(network, batch).logits.float().cpu())
+    return torch.cat(logits).numpy()
 
 
 def _targets(labels: torch.Tensor, num_classes: int, smoothing: float) -> torch.Tensor:

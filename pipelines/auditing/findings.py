@@ -14,10 +14,11 @@ import numpy as np
 from sklearn.metrics.cluster import pair_confusion_matrix
 from sklearn.neighbors import NearestNeighbors
 
-from core.data.image_set import Unreadable, read_picture
 from core.errors import DataError
 from core.fields.features import Features, find_features
 from core.fields.grouping import ViewGroups
+from core.images.decoder import decode
+from core.images.reading import Unreadable, read_safely
 from pipelines.auditing.record import Agreement, ClassCounts
 from runtime.progress import Progress
 
@@ -101,10 +102,11 @@ class Findings:
         self.group_of = {image: number for number, group in enumerate(self.groups) for image in group}
 
     def _read(self, split: str, data: ClassFolders, sample: Sample) -> Unreadable | tuple[AuditedImage, Features]:
-        picture = read_picture(sample.path)
-        if isinstance(picture, Unreadable):
-            return picture
-        rgb = picture.rgb
+        return read_safely(sample.path, lambda image: self._look(split, data, sample, decode(image).rgb))
+
+    def _look(
+        self, split: str, data: ClassFolders, sample: Sample, rgb: NDArray[np.uint8]
+    ) -> tuple[AuditedImage, Features]:
         digest = hashlib.sha256(repr(rgb.shape).encode() + rgb.tobytes()).digest()
         thumbnail = cv2.resize(rgb, (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA)
         name = sample.path.relative_to(self.root).as_posix()

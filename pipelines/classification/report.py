@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from pipelines.classification.worker import THUMBNAIL, THUMBNAIL_COLUMNS
+from pipelines.classification.sheet import THUMBNAIL, THUMBNAIL_COLUMNS
 from runtime.pages import render
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pipelines.classification.record import RunRecord
     from pipelines.classification.run_folder import RunFolder
     from pipelines.classification.summary import Cell, Slide
 
@@ -24,19 +25,17 @@ class Report:
     """Writes one page per slide as the slides come, and the overview at the end.
 
     Args:
-        run: The run.
-        class_names: The bundle's classes.
-        record: The content of ``run.json``; read when the overview is written.
+        run: Folder of the run.
+        class_names: Class names of the bundle, in order.
         drawn: Whether the images are drawings, which every page then says.
     """
 
-    def __init__(self, run: RunFolder, class_names: Sequence[str], record: dict[str, Any], *, drawn: bool) -> None:
+    def __init__(self, run: RunFolder, class_names: Sequence[str], *, drawn: bool) -> None:
         self._run = run
         self._slides: list[tuple[Slide, str]] = []
         self._common = {
             "class_names": list(class_names),
             "colours": {name: _COLOURS[index % len(_COLOURS)] for index, name in enumerate(class_names)},
-            "record": record,
             "few_cells": _FEW_CELLS,
             "drawn": drawn,
         }
@@ -50,9 +49,9 @@ class Report:
         self._run.folder.write(f"report/slides/{_page(number)}", html.encode())
         self._slides.append((slide, f"slides/{_page(number)}"))
 
-    def finish(self) -> None:
-        """Write ``report/index.html``."""
-        html = render("pipelines", "index.html", slides=self._slides, **self._common)
+    def finish(self, record: RunRecord) -> None:
+        """Write ``report/index.html``, with what is on record of the run."""
+        html = render("pipelines", "index.html", slides=self._slides, record=record, **self._common)
         self._run.folder.write("report/index.html", html.encode())
 
 

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field, ValidationError
 
-from core.errors import DataError, SettingsError
-from pipelines.classification.slides import IMAGE_SUFFIXES, Entry
+from core.errors import SettingsError
+from core.settings import Settings, describe_problems
+from pipelines.classification.record import RunRecord
+from pipelines.classification.slides import Entry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from pipelines.classification.storage import Folder
 
-__all__ = ["ERRORS_SCHEMA", "RunFolder", "overlay_path", "predictions_schema"]
+__all__ = ["ERRORS_SCHEMA", "ImageList", "RunFolder", "part_name", "predictions_schema"]
 
-_MANIFEST, _COMPLETE = ".work/manifest", ".work/manifest/complete.json"
-_MANIFEST_SCHEMA = pa.schema(
+_LIST, _COMPLETE = ".work/manifest", ".work/manifest/complete.json"
+_LIST_SCHEMA = pa.schema(
     [
         ("slide", pa.string()),
         ("image", pa.string()),
@@ -32,7 +32,6 @@ _MANIFEST_SCHEMA = pa.schema(
         ("message", pa.string()),
     ]
 )
-_RECORD_KEYS = {"state", "arguments", "bundle", "counts", "timings", "throughput", "sessions"}
 ERRORS_SCHEMA = pa.schema(
     [("slide", pa.string()), ("image", pa.string()), ("code", pa.string()), ("message", pa.string())]
 )
@@ -58,12 +57,22 @@ def predictions_schema(class_names: Sequence[str]) -> pa.Schema:
     )
 
 
+class ImageList(Settings):
+    """What is known of a run's list of images once it is complete; written last, in one step."""
+
+    parts: int = Field(ge=1, description="units of work")
+    images: int = Field(ge=1, description="image files")
+    ignored: int = Field(ge=0, description="other files that were passed over")
+    top_slide: str = Field(description="name of the slide that images directly in SLIDES belong to")
+    listing_s: float = Field(ge=0, description="seconds that listing took")
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """One run on disk or in an object store.
 
     Attributes:
-        folder: Where it is.
+        folder: Folder that holds the run.
     """
 
     folder: Folder
@@ -78,55 +87,54 @@ class RunFolder:
         """Whether nothing at all is here."""
         return not self.folder.is_folder() or not any(self.folder.files("", ""))
 
-    def read_record(self) -> dict[str, Any]:
+    def read_record(self) -> RunRecord:
         """Read ``run.json``.
+
+        Raises:
+            SettingsError: With code ``run-damaged`` where it was changed, or is another program's or version's.
+        """
+        path = self.folder.show("run.json")
+        try:
+            return RunRecord.model_validate_json(self.folder.read("run.json"))
+        except ValidationError as error:
+            problem = describe_problems(error.errors())[0]
+            raise SettingsError(
+                "run-damaged",
+                f"{path} is not the record of a run of this version of Leukoray ({problem}); choose another folder.",
+            ) from error
+        except OSError as error:
+            raise SettingsError("run-damaged", f"{path} cannot be read: {error.strerror or error}.") from error
+
+    def write_record(self, record: RunRecord) -> None:
+        """Replace ``run.json``."""
+        self.folder.write("run.json", (record.model_dump_json(indent=2) + "\n").encode())
+
+    def write_list_part(self, part: int, entries: Sequence[Entry]) -> None:
+        """Write one part of the list of images."""
+        rows = [{name: getattr(entry, name) for name in _LIST_SCHEMA.names} for entry in entries]
+        self.folder.write(f"{_LIST}/{part_name(part)}", _parquet(pa.Table.from_pylist(rows, schema=_LIST_SCHEMA)))
+
+    def complete_list(self, images: ImageList) -> None:
+        """Put on record that the list of images is complete."""
+        self.folder.write(_COMPLETE, images.model_dump_json().encode())
+
+    def read_list(self) -> ImageList | None:
+        """Return what is known of the list of images, or None where listing was not finished.
 
         Raises:
             SettingsError: With code ``run-damaged``.
         """
+        if not self.folder.exists(_COMPLETE):
+            return None
         try:
-            record = json.loads(self.folder.read("run.json"))
-            missing = _RECORD_KEYS - record.keys()
-        except (OSError, ValueError, AttributeError) as error:
-            raise SettingsError("run-damaged", f"{self.folder.join('run.json')} cannot be used: {error}.") from error
-        if missing:
-            raise SettingsError("run-damaged", f"{self.folder.join('run.json')} lacks {', '.join(sorted(missing))}.")
-        return record
+            return ImageList.model_validate_json(self.folder.read(_COMPLETE))
+        except ValidationError as error:
+            message = f"{self.folder.show(_COMPLETE)} was changed, or is of another version; choose another folder."
+            raise SettingsError("run-damaged", message) from error
 
-    def write_record(self, record: dict[str, Any]) -> None:
-        """Replace ``run.json``."""
-        record = {**record, "updated": datetime.now(timezone.utc).isoformat(timespec="seconds")}
-        self.folder.write("run.json", (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
-
-    def write_manifest(self, entries: Iterable[Entry], part_size: int) -> dict[str, int]:
-        """Write the list of images in parts of `part_size`; return the numbers of parts and images.
-
-        Raises:
-            DataError: With code ``no-images``.
-        """
-        part: list[Entry] = []
-        parts = images = 0
-        for entry in entries:
-            part.append(entry)
-            if len(part) == part_size:
-                self._write_manifest_part(parts, part)
-                parts, images, part = parts + 1, images + len(part), []
-        if part:
-            self._write_manifest_part(parts, part)
-            parts, images = parts + 1, images + len(part)
-        if not images:
-            raise DataError("no-images", "There is no image file under SLIDES.")
-        counts = {"parts": parts, "images": images}
-        self.folder.write(_COMPLETE, json.dumps(counts).encode())
-        return counts
-
-    def manifest_counts(self) -> dict[str, int] | None:
-        """Return the numbers of parts and images, or None where listing was not finished."""
-        return json.loads(self.folder.read(_COMPLETE)) if self.folder.exists(_COMPLETE) else None
-
-    def read_manifest(self, part: int) -> list[Entry]:
+    def read_list_part(self, part: int) -> list[Entry]:
         """Read one part of the list of images."""
-        table = pq.read_table(io.BytesIO(self.folder.read(f"{_MANIFEST}/{_part_name(part)}")))
+        table = self.read_table(f"{_LIST}/{part_name(part)}")
         return [Entry(**row) for row in table.to_pylist()]
 
     def finished_parts(self) -> set[int]:
@@ -138,15 +146,17 @@ class RunFolder:
         done = self.finished_parts()
         return [part for part in range(parts) if part not in done]
 
-    def forget_attempts(self) -> None:
+    def clean(self) -> None:
         """Drop what killed workers left behind; an earlier session's end says nothing about a file."""
-        for name in self.folder.files(".work/attempts", ".json"):
-            self.folder.delete(f".work/attempts/{name}")
+        for kind in (".work/attempts", ".work/starts"):
+            for name in self.folder.files(kind, ".json"):
+                self.folder.delete(f"{kind}/{name}")
+        self.folder.delete_unfinished()
 
     def write_part(self, part: int, predictions: pa.Table, errors: pa.Table) -> None:
         """Commit one part: errors first, predictions last."""
-        self.folder.write(f"errors/{_part_name(part)}", _parquet(errors))
-        self.folder.write(f"predictions/{_part_name(part)}", _parquet(predictions))
+        self.folder.write(f"errors/{part_name(part)}", _parquet(errors))
+        self.folder.write(f"predictions/{part_name(part)}", _parquet(predictions))
 
     def part_files(self, kind: str) -> Iterator[tuple[int, str]]:
         """Yield numbers and names of the parts of ``predictions`` or ``errors``, in order."""
@@ -157,13 +167,9 @@ class RunFolder:
         """Read one part by its name."""
         return pq.read_table(io.BytesIO(self.folder.read(name)))
 
-    def _write_manifest_part(self, part: int, entries: list[Entry]) -> None:
-        rows = [{name: getattr(entry, name) for name in _MANIFEST_SCHEMA.names} for entry in entries]
-        table = pa.Table.from_pylist(rows, schema=_MANIFEST_SCHEMA)
-        self.folder.write(f"{_MANIFEST}/{_part_name(part)}", _parquet(table))
 
-
-def _part_name(part: int) -> str:
+def part_name(part: int) -> str:
+    """Return the file name of a part of a table."""
     return f"part-{part:08d}.parquet"
 
 
@@ -171,35 +177,3 @@ def _parquet(table: pa.Table) -> bytes:
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue()
-
-
-def overlay_path(slide: str, image: str) -> str:
-    """Return where an image's overlay is, relative to the run: its own relative path, as a JPEG.
-
-    ``a/b.jpg`` stays ``a/b.jpg`` and ``a/b.png`` becomes ``a/b.png.jpg``. A name that this could make
-    ambiguous, or that is too long for a file system, is shortened and carries a hash.
-    """
-    *folders, name = image.split("/")
-    stem, _, ending = name.rpartition(".")
-    inner = "." + stem.rpartition(".")[2].lower()
-    suffix = f".{ending.lower()}"
-    if suffix in {".jpg", ".jpeg"} and inner not in IMAGE_SUFFIXES:
-        target = name
-    elif suffix in IMAGE_SUFFIXES and stem:
-        target = f"{name}.jpg"
-    else:
-        target = f"{name}.{_hash(name)}.jpg"
-    return "/".join(("gradcam", *(_fitting(part) for part in (slide, *folders)), _fitting(target, ".jpg")))
-
-
-def _fitting(name: str, ending: str = "") -> str:
-    """Shorten a file name that has over 240 bytes, or that would step out of its folder."""
-    if name in {"", ".", ".."} or "\\" in name:
-        return f"{name.replace(chr(92), '_').strip('.')}_{_hash(name)}{ending}"
-    if len(name.encode()) <= 240:
-        return name
-    return f"{name.encode()[:200].decode('utf-8', 'ignore')}.{_hash(name)}{ending}"
-
-
-def _hash(name: str) -> str:
-    return hashlib.sha256(name.encode()).hexdigest()[:12]

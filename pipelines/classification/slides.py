@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING
 from pyarrow import fs as arrow_fs
 
 from core.errors import DataError
+from core.images.signatures import LONGEST_START, begins_like_image
+from pipelines.classification.storage import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pipelines.classification.storage import Folder
 
-__all__ = ["IMAGE_SUFFIXES", "Entry", "list_slides", "top_slide"]
+__all__ = ["IMAGE_SUFFIXES", "Entry", "list_slides", "no_such_slides", "slides_gone", "top_slide"]
 
 # fmt: off
 IMAGE_SUFFIXES = frozenset({
@@ -34,8 +36,6 @@ IMAGE_SUFFIXES = frozenset({
 })
 # fmt: on
 """Endings that mean an image, whether it can be decoded or not, in lower case."""
-
-_IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\x00", b"MM\x00*", b"GIF87a", b"GIF89a")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +62,33 @@ def list_slides(root: Folder) -> Iterator[Entry | None]:
 
     Raises:
         DataError: With code ``not-found`` where the folder does not exist.
+        StorageError: Where the storage fails, or the folder goes away meanwhile.
     """
     if not root.is_folder():
-        raise DataError("not-found", f"The slide folder {root.path} does not exist, or is not a folder.")
+        raise no_such_slides(root)
     top = top_slide(root)
     if root.local:
-        yield from _walk_local(os.fsencode(root.path), top)
+        yield from _walk_local(root, top)
     else:
         yield from _walk_remote(root, root.path, top)
+    if not root.is_folder():
+        raise slides_gone(root)
+
+
+def no_such_slides(root: Folder) -> DataError:
+    """Return the error that says that the folder of slides does not exist."""
+    encoded = "%" in root.shown and not root.local
+    hint = " Names are written as they are: a space as a space, not as %20." if encoded else ""
+    return DataError("not-found", f"The slide folder {root.shown} does not exist, or is not a folder.{hint}")
+
+
+def slides_gone(root: Folder) -> StorageError:
+    """Return the error that says that the whole folder of slides went away during a run."""
+    return StorageError(
+        "slides-gone",
+        f"The slide folder {root.shown} is gone or empty now. What is done is kept; bring it back, and continue with"
+        " --resume.",
+    )
 
 
 def top_slide(root: Folder) -> str:
@@ -91,10 +110,11 @@ class _Level:
     above: frozenset[tuple[int, int]]
 
 
-def _walk_local(root: bytes, top: str) -> Iterator[Entry | None]:
+def _walk_local(root: Folder, top: str) -> Iterator[Entry | None]:
     """Walk depth first without recursion, so that no depth of folders is too deep."""
-    inside = os.path.realpath(root)
-    opened = _open_level(root, (), frozenset(), top)
+    start = os.fsencode(root.path)
+    inside = os.path.realpath(start)
+    opened = _open_level(root, start, (), frozenset(), top)
     levels = [opened] if isinstance(opened, _Level) else []
     while levels:
         level = levels[-1]
@@ -103,52 +123,60 @@ def _walk_local(root: bytes, top: str) -> Iterator[Entry | None]:
             levels.pop()
             continue
         parts = (*level.parts, child.name)
-        found = _look_at(child, parts, top, inside)
+        found = _look_at(root, child, parts, top, inside)
         if found is not _FOLDER:
             yield found
             continue
         if _suffix(child.name) in IMAGE_SUFFIXES:
             message = "This is a folder, not an image; the images inside it were classified."
             yield _problem(parts, top, child.path, "not-a-file", message)
-        opened = _open_level(child.path, parts, level.above, top)
+        opened = _open_level(root, child.path, parts, level.above, top)
         if isinstance(opened, _Level):
             levels.append(opened)
         else:
             yield opened
 
 
-def _open_level(folder: bytes, parts: tuple[bytes, ...], above: frozenset[tuple[int, int]], top: str) -> _Level | Entry:
+def _open_level(
+    root: Folder, folder: bytes, parts: tuple[bytes, ...], above: frozenset[tuple[int, int]], top: str
+) -> _Level | Entry:
     """List a folder, or say why it is not listed."""
+
+    def list_folder() -> list[os.DirEntry[bytes]]:
+        with os.scandir(folder) as children:
+            return sorted(children, key=lambda child: child.name)
+
     try:
-        identity = os.stat(folder)
+        identity = root.attempt(lambda: os.stat(folder), printable(b"/".join(parts)))
         key = (identity.st_dev, identity.st_ino)
         if key in above:
             return _problem(parts, top, folder, "symlink-loop", "The link leads back to a folder that contains it.")
-        with os.scandir(folder) as children:
-            return _Level(iter(sorted(children, key=lambda child: child.name)), parts, above | {key})
+        return _Level(iter(root.attempt(list_folder, printable(b"/".join(parts)))), parts, above | {key})
     except OSError as error:
-        return _problem(parts, top, folder, *_explain(error, "folder"))
+        return _problem(parts, top, folder, *_describe_os_error(error, "folder"))
 
 
 _FOLDER = Entry("", "", b"")
 """Stands for a folder to walk into."""
 
 
-def _look_at(child: os.DirEntry[bytes], parts: tuple[bytes, ...], top: str, inside: bytes) -> Entry | None:
+def _look_at(
+    root: Folder, child: os.DirEntry[bytes], parts: tuple[bytes, ...], top: str, inside: bytes
+) -> Entry | None:
     """Return the entry of a file, None for what is no image, or `_FOLDER`."""
     if child.name.startswith(b"."):
         return None
     named = _suffix(child.name) in IMAGE_SUFFIXES
     try:
-        mode = child.stat().st_mode
+        mode = root.attempt(child.stat, printable(b"/".join(parts))).st_mode
     except OSError as error:
-        return _problem(parts, top, child.path, *_explain(error, "file")) if named else None
+        return _problem(parts, top, child.path, *_describe_os_error(error, "file")) if named else None
     if stat.S_ISDIR(mode):
         return _linked_twice(child, parts, top, inside) or _FOLDER
     if not stat.S_ISREG(mode):
         message = "This is a pipe, a socket or a device, not an image file."
         return _problem(parts, top, child.path, "not-a-file", message) if named else None
-    return Entry(*_name(parts, top), child.path) if named or _begins_like_image(child.path) else None
+    return Entry(*_name(parts, top), child.path) if named or _begins_like_image(root, child.path) else None
 
 
 def _linked_twice(child: os.DirEntry[bytes], parts: tuple[bytes, ...], top: str, inside: bytes) -> Entry | None:
@@ -164,8 +192,7 @@ def _linked_twice(child: os.DirEntry[bytes], parts: tuple[bytes, ...], top: str,
 
 
 def _walk_remote(root: Folder, folder: str, top: str) -> Iterator[Entry | None]:
-    infos = root.filesystem.get_file_info(arrow_fs.FileSelector(folder))
-    for info in sorted(infos, key=lambda info: info.path):
+    for info in root.children(folder):
         if info.base_name.startswith("."):
             yield None
             continue
@@ -192,17 +219,15 @@ def _suffix(name: bytes) -> str:
     return "." + ending.decode("ascii", "replace").lower() if dot and stem else ""
 
 
-def _begins_like_image(path: bytes) -> bool:
+def _begins_like_image(root: Folder, path: bytes) -> bool:
     """Look at the first bytes of a local file whose name says nothing."""
     try:
-        with open(path, "rb") as stream:
-            head = stream.read(16)
+        return begins_like_image(root.read_path(path, LONGEST_START))
     except OSError:
         return False
-    return head.startswith(_IMAGE_STARTS) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
 
 
-def _explain(error: OSError, what: str) -> tuple[str, str]:
+def _describe_os_error(error: OSError, what: str) -> tuple[str, str]:
     if error.errno == errno.ELOOP:
         return "symlink-loop", "The link leads back to itself."
     if error.errno == errno.ENOENT:

@@ -42,18 +42,18 @@ class Slide:
     """One slide.
 
     Attributes:
-        name: Its name.
+        name: Name of the slide.
         counts: Cells per class.
         flagged: Cells per flag.
-        kept: Per class, a heap of the least confident cells.
+        least_confident: Per class, a heap of the least confident cells.
         errors: The first unreadable files: image, code, message.
-        n_errors: How many there are in all.
+        n_errors: Number of unreadable files.
     """
 
     name: str
     counts: Counter[str] = field(default_factory=Counter)
     flagged: Counter[str] = field(default_factory=Counter)
-    kept: dict[str, list[tuple[float, tuple[int, int], Cell]]] = field(default_factory=dict)
+    least_confident: dict[str, list[tuple[float, tuple[int, int], Cell]]] = field(default_factory=dict)
     errors: list[tuple[str, str, str]] = field(default_factory=list)
     n_errors: int = 0
 
@@ -63,11 +63,11 @@ class Slide:
         return self.counts.total()
 
     def count(self, cell: Cell, shown: int) -> None:
-        """Count one cell; keep it if it is among the `shown` least confident ones of its class."""
+        """Count one cell; remember it if it is among the `shown` least confident ones of its class."""
         self.counts[cell.label] += 1
         if cell.flag:
             self.flagged[cell.flag] += 1
-        heap = self.kept.setdefault(cell.label, [])
+        heap = self.least_confident.setdefault(cell.label, [])
         item = (-cell.confidence, cell.sheet, cell)
         if len(heap) < shown:
             heapq.heappush(heap, item)
@@ -75,18 +75,18 @@ class Slide:
             heapq.heappushpop(heap, item)
 
     def count_error(self, row: dict[str, str], shown: int) -> None:
-        """Count one unreadable file; keep the first `shown`."""
+        """Count one unreadable file; remember the first `shown`."""
         self.n_errors += 1
         if len(self.errors) < shown:
             self.errors.append((row["image"], row["code"], row["message"]))
 
     def cells(self, label: str) -> list[Cell]:
-        """Return the cells of a class that were kept, least confident first."""
-        return sorted(item[2] for item in self.kept.get(label, ()))
+        """Return the least confident cells of a class, in order."""
+        return sorted(item[2] for item in self.least_confident.get(label, ()))
 
-    def forget(self) -> None:
-        """Drop the cells and errors that were kept; the counts stay."""
-        self.kept.clear()
+    def drop_cells(self) -> None:
+        """Drop cells and errors, which take memory; the counts stay."""
+        self.least_confident.clear()
         self.errors.clear()
 
     def share(self, label: str) -> Share:
@@ -98,10 +98,10 @@ def summarise(run: RunFolder, class_names: Sequence[str], shown: int, top: str) 
     """Read a run once, part by part, and yield each slide as soon as its last part has passed.
 
     Args:
-        run: The run, all parts finished.
-        class_names: The bundle's classes.
-        shown: Cells that are kept per slide and class, and errors per slide.
-        top: The slide of the images directly in SLIDES; they stand between the other slides, so it comes last.
+        run: Folder of the run, all parts finished.
+        class_names: Class names of the bundle, in order.
+        shown: Number of cells to remember per slide and class, and of errors per slide.
+        top: Name of the slide of images directly in SLIDES; they stand between the other slides, so it comes last.
     """
     begun: dict[str, Slide] = {}
     errors = dict(run.part_files("errors"))

@@ -1,82 +1,104 @@
-"""Writing down what was looked at: an evaluation becomes part of its bundle's metrics and card."""
+"""``evaluation.json``, and how an evaluation becomes part of its bundle's metrics and card."""
 
 from __future__ import annotations
 
-import json
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pydantic import Field
 
 from core.errors import BundleError
+from core.evaluation.record import EvaluatedData, Heatmaps, NotebookSplit, RecordedEvaluation, UnknownTypes
+from core.evaluation.scores import Comparison, Evaluation
 from core.files import replace_file
-from core.model.bundle import CARD, METRICS, load_bundle
+from core.model.bundle import CARD, load_bundle, write_metrics
 from core.model.card import write_card
+from core.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from core.model.bundle import Bundle
 
-__all__ = ["check_look", "record_look"]
-
-_LEFT_OUT = ("reliability", "risk_coverage")
+__all__ = ["EvaluatedBundle", "EvaluationRecord", "check_name", "record_in_bundle"]
 
 
-def check_look(bundle: Bundle, name: str, fingerprint: str) -> None:
-    """Refuse a look that could not be written down, before it is taken.
+class EvaluatedBundle(Settings):
+    """The bundle that was evaluated."""
+
+    path: str = Field(description="folder of the bundle")
+    id: str = Field(description="SHA-256 of weights and configuration")
+
+
+class EvaluationRecord(Settings):
+    """An evaluation of a bundle: the content of ``evaluation.json``."""
+
+    bundle: EvaluatedBundle = Field(description="what was evaluated")
+    data: EvaluatedData = Field(description="images that it was evaluated on")
+    evaluation: Evaluation = Field(description="scores of the images of known classes")
+    heatmaps: Heatmaps = Field(description="where the heatmaps point")
+    unknown: UnknownTypes | None = Field(None, description="images of no known class, where there were any")
+    comparison: Comparison | None = Field(None, description="against a second bundle, where one was given")
+    notebook: NotebookSplit | None = Field(None, description="the notebook's protocol, where it was asked for")
+
+
+def check_name(bundle: Bundle, name: str, fingerprint: str) -> None:
+    """Refuse an evaluation that could not be written into its bundle, before it is made.
 
     Args:
         bundle: The bundle.
-        name: What the evaluation shall be called in the card.
-        fingerprint: Of the data.
+        name: Name of the evaluation in the bundle's metrics and card.
+        fingerprint: Fingerprint of the data.
 
     Raises:
         BundleError: With code ``bundle-without-record`` where the bundle's metrics are not of this version, or
-            ``look-taken`` where the name stands for other data.
+            ``evaluation-name-taken`` where the name stands for other data.
     """
-    validation = bundle.metrics.get("validation")
-    if not isinstance(validation, dict) or "sources" not in validation or "training_images" not in bundle.record.data:
+    if bundle.metrics is None or bundle.record.training is None or bundle.record.data is None:
         raise BundleError(
             "bundle-without-record",
-            "The bundle's metrics are not of this version; --record needs one made by train.py.",
+            "The bundle's metrics are not of this version; --record needs a bundle made by train.py.",
         )
-    before = bundle.metrics.get("looks", {}).get(name)
-    if before and before["data"]["fingerprint"] != fingerprint:
-        raise BundleError("look-taken", f"The bundle's record {name!r} is of other data; choose another name.")
+    before = bundle.metrics.evaluations.get(name)
+    if before and before.data.fingerprint != fingerprint:
+        raise BundleError(
+            "evaluation-name-taken",
+            f"The bundle has an evaluation {name!r} of other data; choose another name for --record.",
+        )
 
 
-def record_look(folder: Path, name: str, record: dict[str, Any]) -> None:
+def record_in_bundle(folder: Path, name: str, record: EvaluationRecord) -> None:
     """Add one evaluation to a bundle's ``metrics.json`` and write its card anew.
 
-    A second look at the same data under the same name replaces the figures and is counted.
+    A further evaluation on the same data under the same name replaces the figures and is counted.
 
     Args:
-        folder: The bundle.
-        name: What the evaluation is called in the card.
-        record: As ``evaluation.json`` has it.
+        folder: Folder of the bundle.
+        name: Name of the evaluation in the bundle's metrics and card.
+        record: The evaluation.
 
     Raises:
-        BundleError: Where the bundle cannot be read.
+        BundleError: The bundle cannot be read, or as in `check_name`.
     """
     bundle = load_bundle(folder)
+    check_name(bundle, name, record.data.fingerprint)
     metrics = bundle.metrics
-    looks = metrics.setdefault("looks", {})
-    kept = {key: value for key, value in record.items() if key not in {"bundle", "comparison"}}
-    kept["evaluation"] = _short(record["evaluation"])
-    if record["notebook"]:
-        kept["notebook"] = {**record["notebook"], "evaluation": _short(record["notebook"]["evaluation"])}
-    kept["data"] = {key: value for key, value in record["data"].items() if key != "path"}
-    kept["looks"] = looks.get(name, {}).get("looks", 0) + 1
-    kept["when"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    looks[name] = kept
-    card = write_card(folder.name, bundle.class_names, bundle.record, metrics)
-    replace_file(folder / METRICS, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
-    replace_file(folder / CARD, card)
+    if metrics is None:  # check_name has refused it
+        return
+    before = metrics.evaluations.get(name)
+    added = RecordedEvaluation(
+        data=record.data.model_copy(update={"path": None}),
+        evaluation=record.evaluation.without_curves(),
+        heatmaps=record.heatmaps,
+        unknown=record.unknown,
+        notebook=record.notebook and _without_curves(record.notebook),
+        times=before.times + 1 if before else 1,
+        when=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+    metrics = metrics.model_copy(update={"evaluations": metrics.evaluations | {name: added}})
+    write_metrics(folder, metrics)
+    replace_file(folder / CARD, write_card(folder.name, bundle.class_names, bundle.record, metrics))
 
 
-def _short(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """Leave out the curves, which the report has."""
-    levels = {
-        level: {key: value for key, value in evaluation[level].items() if key not in _LEFT_OUT}
-        for level in ("image", "source")
-    }
-    return evaluation | levels
+def _without_curves(notebook: NotebookSplit) -> NotebookSplit:
+    return notebook.model_copy(update={"evaluation": notebook.evaluation.without_curves()})

@@ -89,7 +89,8 @@ function show({ file, card }, found) {
   heat.setAttribute("aria-hidden", "true");
   heat.src = `data:image/png;base64,${found.gradcam.heatmap_png}`;
   picture.replaceChildren(photo, heat);
-  card.querySelector("figcaption").textContent = `${file.name} · ${found.width} × ${found.height}`;
+  const evidence = found.gradcam.evidence ? "" : " · no evidence: nothing in the image speaks for this class";
+  card.querySelector("figcaption").textContent = `${file.name} · ${found.width} × ${found.height}${evidence}`;
   const title = card.querySelector("h2");
   title.textContent = `${found.label} `;
   const sure = document.createElement("small");

@@ -19,6 +19,14 @@ from core.errors import BundleError, DataError, LeukorayError, SettingsError
 from core.images.drawings import CLASS_NAMES
 from core.model.bundle import load_bundle
 from core.model.predictor import Predictor
+from pipelines.classification.listing import write_list
+from pipelines.classification.patience import Patience
+from pipelines.classification.record import RunRecord
+from pipelines.classification.run_folder import RunFolder
+from pipelines.classification.slides import list_slides
+from pipelines.classification.storage import open_folder
+from pipelines.classification.worker import PartClassifier
+from pipelines.classification.worker_settings import WorkerSettings
 from pipelines.classify import ClassifySettings, classify
 from pipelines.demo import draw_slides
 
@@ -181,7 +189,7 @@ def test_only_what_is_missing_is_done_again(slides: Path, small_bundle: Path, ru
 
 
 def test_wrong_folders_are_refused(slides: Path, small_bundle: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="does not exist"):
+    with pytest.raises(DataError, match="does not exist"):
         classify(settings(tmp_path / "nowhere", tmp_path / "run", small_bundle))
     with pytest.raises(SettingsError, match="inside SLIDES"):
         classify(settings(slides, slides / "run", small_bundle))
@@ -204,15 +212,29 @@ def test_a_worker_that_cannot_write_ends_the_run_with_a_sentence(
     small_bundle: Path, cluster: None, slides: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    out.mkdir()
+    with pytest.raises(SettingsError, match="do not fit"):  # begins the run
+        classify(settings(slides, out, small_bundle, workers=1000, cpus_per_worker=1))
     (out / "gradcam").write_text("in the way")
-    (out / "run.json").write_text("{}")
-    with pytest.raises(LeukorayError, match="A worker failed: NotADirectoryError") as caught:
+    with pytest.raises(LeukorayError, match="gradcam.*--resume") as caught:
         classify(settings(slides, out, small_bundle))
-    assert "--resume" in caught.value.message
-    assert json.loads((out / "run.json").read_text())["state"] == "failed"
+    assert caught.value.code == "storage-refuses"
+    record = RunRecord.model_validate_json((out / "run.json").read_text())
+    assert record.state == "failed"
+    assert "gradcam" in (record.error or "")
     (out / "gradcam").unlink()
     assert classify(settings(slides, out, small_bundle, resume=True)) == 0
+    assert RunRecord.model_validate_json((out / "run.json").read_text()).error is None
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", "not json", '{"state": "finished", "pages": 3}'])
+def test_a_foreign_or_older_run_json_is_refused_and_left_alone(
+    small_bundle: Path, slides: Path, tmp_path: Path, content: str
+) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(SettingsError, match="not the record of a run of this version") as caught:
+        classify(settings(slides, tmp_path, small_bundle))
+    assert caught.value.code == "run-damaged"
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("run.json", content)]
 
 
 def test_extreme_shapes_and_clashing_names_are_classified(small_bundle: Path, cluster: None, tmp_path: Path) -> None:
@@ -262,24 +284,26 @@ def test_a_hostile_folder_becomes_rows(small_bundle: Path, cluster: None, tmp_pa
 
 def test_a_file_that_kills_its_worker_is_left_out_in_the_end(small_bundle: Path, tmp_path: Path) -> None:
     """A part that was begun three times is worked through on record; the recorded file is not tried again."""
-    import ray
-
-    from pipelines.classification.run_folder import RunFolder
-    from pipelines.classification.slides import list_slides
-    from pipelines.classification.storage import open_folder
-    from pipelines.classification.worker import PartClassifier, WorkerSettings
-
     draw_slides(tmp_path / "slides", 20, broken=False)
-    folder = RunFolder(open_folder(str(tmp_path / "run")))
-    folder.write_manifest((entry for entry in list_slides(open_folder(str(tmp_path / "slides"))) if entry), 60)
+    source, folder = open_folder(str(tmp_path / "slides")), RunFolder(open_folder(str(tmp_path / "run")))
+    write_list(folder, list_slides(source), 60)
     record = {"number": 3, "deaths": {"4": 2, "9": 1}, "decoding": 9}
     folder.folder.write(".work/attempts/part-00000000.json", json.dumps(record).encode())
-    worker = WorkerSettings(str(tmp_path / "slides"), str(tmp_path / "run"), "none", "jet", 8, 1, 2, "cpu")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ray, "get", lambda bundle: bundle)
-        classifier = PartClassifier(load_bundle(small_bundle), worker)  # type: ignore[arg-type]
-    (counts,) = classifier({"part": np.array([0])})
-    assert counts["errors"] == [2]
+    worker = WorkerSettings(
+        slides=source.location,
+        run=folder.folder.location,
+        patience=Patience(),
+        gradcam="none",
+        colour_map="jet",
+        batch_size=8,
+        threads=1,
+        loaders=2,
+        device="cpu",
+    )
+    progress: list[str] = []
+    counts = PartClassifier(load_bundle(small_bundle), worker, lambda: progress.append("")).classify(0)
+    assert counts["errors"] == 2
+    assert len(progress) == 2  # a file was found to be deadly, and the part is written
     assert set(rows(tmp_path / "run", "errors")["code"]) == {"crashes-decoder"}
     assert len(rows(tmp_path / "run")) == 58
     assert not list((tmp_path / "run" / ".work" / "attempts").iterdir())

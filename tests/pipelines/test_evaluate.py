@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 import torch
 
-from core.errors import DataError, SettingsError
+from core.errors import BundleError, DataError, SettingsError
 from core.images.drawings import CLASS_NAMES, draw_field
 from core.model.bundle import Bundle, load_bundle
 from core.model.engine import forward
 from core.model.gradcam import normalise_maps, one_pass_gradcam
-from pipelines.evaluate import EvaluateSettings, run
+from pipelines.evaluate import EvaluateSettings, evaluate
+from pipelines.evaluating.record import EvaluationRecord
 from pipelines.export import ExportSettings, export
 
 if TYPE_CHECKING:
@@ -63,20 +64,27 @@ def settings(bundle: Path, data: Path, out: Path, **options: object) -> Evaluate
 def report(bundles: tuple[Path, Path], data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("report") / "r"
     options = {"compare": bundles[1], "protocol": "notebook", "record": "drawings"}
-    assert run(settings(bundles[0], data, out, **options)) == 0
+    assert evaluate(settings(bundles[0], data, out, **options)) == 0
     return out
 
 
+def read(folder: Path) -> EvaluationRecord:
+    return EvaluationRecord.model_validate_json((folder / "evaluation.json").read_text())
+
+
 def test_everything_is_measured_and_written(report: Path) -> None:
-    record = json.loads((report / "evaluation.json").read_text())
-    assert record["evaluation"]["image"]["n"] == 40
-    assert record["evaluation"]["source"]["n"] == record["evaluation"]["sources"] == 20
-    assert record["data"]["unreadable"] == 1
-    assert record["data"]["grouped"]
-    assert record["unknown"]["n"] == 10
-    assert 0 <= record["unknown"]["auroc"]["low"] <= record["unknown"]["auroc"]["value"] <= 1
-    assert record["comparison"]["source_accuracy"]["value"] > 0
-    assert record["heatmaps"]["n"] == 40
+    record = read(report)
+    assert record.evaluation.image.n == 40
+    assert record.evaluation.source.n == record.evaluation.sources == 20
+    assert record.data.unreadable == 1
+    assert record.data.grouped
+    assert record.unknown
+    assert record.unknown.n == 10
+    assert record.unknown.auroc.low is not None
+    assert 0 <= record.unknown.auroc.low <= record.unknown.auroc.value <= 1
+    assert record.comparison
+    assert record.comparison.source_accuracy.value > 0
+    assert record.heatmaps.n == 40
     assert {path.name for path in report.iterdir()} >= {
         "index.html",
         "predictions.csv",
@@ -95,7 +103,9 @@ def test_everything_is_measured_and_written(report: Path) -> None:
     assert {row["label"] for row in rows} == {*CLASS_NAMES, "DEBRIS"}
     known = [row for row in rows if row["label"] != "DEBRIS"]
     right = np.mean([row["label"] == row["predicted"] for row in known])
-    assert right == pytest.approx(record["evaluation"]["image"]["accuracy"]["value"])
+    assert right == pytest.approx(record.evaluation.image.accuracy.value)
+    with (report / "reliability.csv").open() as stream:
+        assert sum(float(row["count"]) for row in csv.DictReader(stream) if row["level"] == "image") == 40
 
 
 def test_the_page_in_a_browser(report: Path, page: Page) -> None:
@@ -110,9 +120,10 @@ def test_the_page_in_a_browser(report: Path, page: Page) -> None:
 
 
 def test_the_notebooks_split_is_stratified_and_warned_about(report: Path) -> None:
-    part = json.loads((report / "evaluation.json").read_text())["notebook"]
-    assert (part["validation_images"], part["test_images"]) == (12, 28)
-    assert part["sources_also_in_validation"] > 0
+    part = read(report).notebook
+    assert part
+    assert (part.validation_images, part.test_images) == (12, 28)
+    assert part.sources_also_in_validation > 0
     page = (report / "index.html").read_text()
     assert "also among its 12 validation images" in page
     assert "For Research Use Only. Not for use in diagnostic procedures." in page
@@ -122,46 +133,63 @@ def test_the_notebooks_split_is_stratified_and_warned_about(report: Path) -> Non
 def test_the_notebooks_split_has_the_notebooks_supports(blood_cells: Path, shipped: Path, tmp_path: Path) -> None:
     groups = str(blood_cells / "sources.csv")
     options = {"groups": groups, "unknown": [], "protocol": "notebook", "resamples": 0, "mistakes": 2}
-    assert run(settings(shipped, blood_cells / "images" / "TEST", tmp_path / "r", **options)) == 0
-    part = json.loads((tmp_path / "r" / "evaluation.json").read_text())["notebook"]
-    image = part["evaluation"]["image"]
-    assert [image["per_class"][name]["support"] for name in CLASS_NAMES] == [436, 434, 434, 436]
-    assert part["sources"] == 71
+    assert evaluate(settings(shipped, blood_cells / "images" / "TEST", tmp_path / "r", **options)) == 0
+    part = read(tmp_path / "r").notebook
+    assert part
+    assert [part.evaluation.image.per_class[name].support for name in CLASS_NAMES] == [436, 434, 434, 436]
+    assert part.sources == 71
     assert len(list((tmp_path / "r" / "mistakes").glob("*.jpg"))) == 2
 
 
-def test_a_look_is_written_into_the_bundle(report: Path, bundles: tuple[Path, Path], data: Path) -> None:
+def test_an_evaluation_is_written_into_the_bundle(report: Path, bundles: tuple[Path, Path], data: Path) -> None:
     before = load_bundle(bundles[0])
-    look = before.metrics["looks"]["drawings"]
-    assert look["looks"] == 1
-    assert look["evaluation"]["image"]["n"] == 40
-    assert look["data"]["fingerprint"]
+    assert before.metrics
+    recorded = before.metrics.evaluations["drawings"]
+    assert recorded.times == 1
+    assert recorded.evaluation == read(report).evaluation.without_curves()
+    assert recorded.notebook
+    assert recorded.notebook.evaluation.image.risk_coverage == []
+    assert recorded.data.path is None
+    assert recorded.data.fingerprint == read(report).data.fingerprint
     card = (bundles[0] / "README.md").read_text()
     assert "| drawings, images | 40 |" in card
-    assert run(settings(bundles[0], data, report.parent / "again", record="drawings", resamples=0)) == 0
+    assert "- drawings: evaluated once with these weights." in card
+    assert evaluate(settings(bundles[0], data, report.parent / "again", record="drawings", resamples=0)) == 0
     after = load_bundle(bundles[0])
-    assert after.metrics["looks"]["drawings"]["looks"] == 2
+    assert after.metrics
+    assert after.metrics.evaluations["drawings"].times == 2
     assert after.id == before.id
+    assert "- drawings: evaluated 2 times with these weights." in (bundles[0] / "README.md").read_text()
+
+
+def test_what_cannot_be_recorded_is_refused_before_it_is_measured(
+    bundles: tuple[Path, Path], data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(BundleError, match=r"made by train\.py"):
+        evaluate(settings(bundles[1], data, tmp_path / "r", record="drawings"))
+    with pytest.raises(BundleError, match="other data"):
+        evaluate(settings(bundles[0], data, tmp_path / "r", record="TEST"))
+    assert not (tmp_path / "r").exists()
 
 
 def test_unnamed_class_folders_and_other_mistakes_are_refused(
     bundles: tuple[Path, Path], data: Path, report: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match="--unknown"):
-        run(settings(bundles[0], data, tmp_path / "r", unknown=[]))
+        evaluate(settings(bundles[0], data, tmp_path / "r", unknown=[]))
     with pytest.raises(SettingsError, match="exists already"):
-        run(settings(bundles[0], data, report))
+        evaluate(settings(bundles[0], data, report))
     with pytest.raises(DataError, match="no image"):
-        run(settings(bundles[0], data, tmp_path / "r", groups="name:zzz"))
+        evaluate(settings(bundles[0], data, tmp_path / "r", groups="name:zzz"))
     for kind in ("EOSINOPHIL", "LYMPHOCYTE"):
         (tmp_path / "bad" / kind).mkdir(parents=True)
         (tmp_path / "bad" / kind / "x.jpg").write_bytes(b"nothing")
     with pytest.raises(DataError, match="No readable image"):
-        run(settings(bundles[0], tmp_path / "bad", tmp_path / "r", groups=None, unknown=[]))
+        evaluate(settings(bundles[0], tmp_path / "bad", tmp_path / "r", groups=None, unknown=[]))
     with pytest.raises(DataError, match="holds no folder DEBRIS"):
-        run(settings(bundles[0], tmp_path / "bad", tmp_path / "r", groups=None))
+        evaluate(settings(bundles[0], tmp_path / "bad", tmp_path / "r", groups=None))
     with pytest.raises(DataError, match="named twice"):
-        run(settings(bundles[0], data, tmp_path / "r", unknown=["MONOCYTE"]))
+        evaluate(settings(bundles[0], data, tmp_path / "r", unknown=["MONOCYTE"]))
     assert not (tmp_path / "r").exists()
 
 

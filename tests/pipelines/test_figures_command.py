@@ -1,4 +1,4 @@
-"""`figures`, whole, on drawings laid out like the real data: the looks end in the bundle, the table in the README."""
+"""`figures`, whole, on drawings laid out like the real data: evaluations end in the bundle, the table in the README."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from core.errors import DataError
 from core.images.drawings import CLASS_NAMES, draw_field
-from core.model.bundle import load_bundle
+from core.model.bundle import load_bundle, write_metrics
 from tools.figures import FiguresSettings, figures, readme_table
 
 if TYPE_CHECKING:
@@ -41,18 +41,17 @@ def test_one_command_writes_every_figure(shipped: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no folder pbc"):
         figures(settings)
     draw(tmp_path / "data" / "pbc" / "images", (*CLASS_NAMES, "BASOPHIL"), 4, rng)
-    looks = load_bundle(shipped).metrics["looks"]
-    bundle = load_bundle(tmp_path / "bundle")
-    assert bundle.metrics["looks"] == looks
-    metrics = tmp_path / "bundle" / "metrics.json"
-    metrics.write_text(metrics.read_text().replace('"looks": {', '"former": {', 1))
+    metrics = load_bundle(shipped).metrics
+    assert metrics
+    write_metrics(tmp_path / "bundle", metrics.model_copy(update={"evaluations": {}}))
     assert figures(settings) == 0
-    bundle = load_bundle(tmp_path / "bundle")
-    assert bundle.metrics["looks"]["TEST"]["evaluation"]["source"]["n"] == 8
-    assert bundle.metrics["looks"]["PBC, other half"]["unknown"]["taught"] == ["BASOPHIL"]
-    assert readme.read_text() == (
-        f"before\n<!-- figures -->\n{readme_table(bundle.metrics)}<!-- end of figures -->\nafter\n"
-    )
+    metrics = load_bundle(tmp_path / "bundle").metrics
+    assert metrics
+    assert metrics.evaluations["TEST"].evaluation.source.n == 8
+    unknown = metrics.evaluations["PBC, other half"].unknown
+    assert unknown
+    assert unknown.taught == ["BASOPHIL"]
+    assert readme.read_text() == (f"before\n<!-- figures -->\n{readme_table(metrics)}<!-- end of figures -->\nafter\n")
     assert "8 |" in readme.read_text()
     readme.write_text("no place for figures\n")
     with pytest.raises(DataError, match="no place"):

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 from hostile import odd_contents
 
-from pipelines.classification.run_folder import RunFolder, overlay_path
+from pipelines.classification.listing import write_list
+from pipelines.classification.overlay_path import overlay_path
+from pipelines.classification.run_folder import RunFolder
 from pipelines.classification.slides import Entry
 from pipelines.classification.storage import open_folder
 from pipelines.classification.summary import Slide, slides_csv
@@ -47,10 +49,11 @@ def test_no_overlay_leaves_the_run(image: str) -> None:
 def test_the_list_of_images_survives_the_trip(tmp_path: Path) -> None:
     run = RunFolder(open_folder(str(tmp_path)))
     entries = [Entry("s", f"{number}.jpg", bytes([255, number])) for number in range(10)]
-    assert run.manifest_counts() is None
-    assert run.write_manifest(iter(entries), 4) == {"parts": 3, "images": 10}
-    assert run.manifest_counts() == {"parts": 3, "images": 10}
-    assert [entry for part in range(3) for entry in run.read_manifest(part)] == entries
+    assert run.read_list() is None
+    written = write_list(run, iter([*entries, None]), 4, top="here")
+    assert (written.parts, written.images, written.ignored, written.top_slide) == (3, 10, 1, "here")
+    assert run.read_list() == written
+    assert [entry for part in range(3) for entry in run.read_list_part(part)] == entries
     assert run.unfinished_parts(3) == [0, 1, 2]
 
 

@@ -138,9 +138,9 @@ def test_what_may_not_be_read_is_listed_with_a_reason(tmp_path: Path) -> None:
     touch(tmp_path / "closed" / "1.jpg").parent.chmod(0)
     script = (
         "import os, sys, pyarrow.dataset\n"
-        "from pipelines.slides import list_slides\n"
-        "from pipelines.storage import open_folder\n"
-        "from pipelines.worker import _explain, _read\n"
+        "from pipelines.classification.slides import list_slides\n"
+        "from pipelines.classification.storage import open_folder\n"
+        "from pipelines.classification.worker import _describe_os_error, _read\n"
         "folder = open_folder(sys.argv[1])\n"
         "os.setuid(65534)\n"
         "for entry in list_slides(folder):\n"
@@ -148,7 +148,7 @@ def test_what_may_not_be_read_is_listed_with_a_reason(tmp_path: Path) -> None:
         "    try:\n"
         "        code or _read(folder, entry.path)\n"
         "    except OSError as error:\n"
-        "        code = _explain(error)[0]\n"
+        "        code = _describe_os_error(error, folder)[0]\n"
         "    print(entry.image or entry.slide, code)\n"
     )
     done = subprocess.run(

@@ -17,10 +17,13 @@ from core.data.laboratories import TrainingData
 from core.errors import SettingsError
 from core.images.drawings import CLASS_NAMES, draw_field
 from core.images.preprocessing import Preprocessing
-from core.model.bundle import load_bundle
+from core.model.bundle import TrainingRecord, load_bundle
+from core.model.card import write_card
 from core.model.predictor import Predictor
+from core.training.checkpoint import save_checkpoint
 from core.training.recipe import load_recipe
 from pipelines.train import TrainSettings, train
+from pipelines.training.work_folder import WorkFolder
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -62,9 +65,11 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_bundle_is_complete_and_knows_the_drawings(trained: Path, data: Path) -> None:
     bundle = load_bundle(trained)
     assert bundle.class_names == CLASS_NAMES
-    assert bundle.metrics["validation"]["image"]["n"] == 16
-    assert bundle.metrics["validation"]["source"]["n"] == 8
-    assert bundle.record.data["sources"] == dict.fromkeys(CLASS_NAMES, 8)
+    assert bundle.metrics.validation.image.n == 16
+    assert bundle.metrics.validation.source.n == 8
+    assert bundle.metrics.calibration == "same-images", "two sources of each class are too few for two halves"
+    assert bundle.record.training.validation_share == bundle.record.training.validation_share_asked == 0.25
+    assert bundle.record.data.sources == dict.fromkeys(CLASS_NAMES, 8)
     assert {"README.md", "confusion.png", "curves.png"} <= {path.name for path in trained.iterdir()}
     assert len(list((trained / "samples").glob("*.jpg"))) == 3
     assert not (trained.parent / ".bundle.training").exists()
@@ -82,17 +87,21 @@ def test_folds_validate_everything_and_outliers_are_no_class(data: Path, tmp_pat
         for number in range(4):
             rgb = draw_field(CLASS_NAMES[number], rng)[..., ::-1] if kind == "DEBRIS" else draw_field(kind, rng)
             cv2.imwrite(str(tmp_path / "other" / kind / f"{number}.png"), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
-    options = {"folds": 2, "also": [tmp_path / "other"], "outliers": ["DEBRIS"], "also_half": "even", "epochs": 1}
+    options = {"folds": 5, "also": [tmp_path / "other"], "outliers": ["DEBRIS"], "also_half": "even", "epochs": 1}
     assert train(settings(data, tmp_path / "bundle", **options)) == 0
     bundle = load_bundle(tmp_path / "bundle")
     assert bundle.class_names == CLASS_NAMES
-    assert bundle.metrics["validation"]["image"]["n"] == 64
-    assert bundle.metrics["validation"]["source"]["n"] == 32
-    assert bundle.metrics["validation_further"]["image"]["n"] == 8
-    assert bundle.record.data["further_images"] == 10
-    assert bundle.record.data["outliers"] == ["DEBRIS"]
+    assert bundle.metrics.validation.image.n == 64
+    assert bundle.metrics.validation.source.n == 32
+    assert bundle.metrics.validation_further.image.n == 8
+    assert bundle.metrics.calibration == "cross-fitted"
+    assert bundle.record.data.further_images == 10
+    assert bundle.record.data.outliers == ["DEBRIS"]
+    assert (bundle.record.training.folds, bundle.record.training.folds_asked) == (2, 5)
+    assert bundle.record.confidence.chosen_on == "64 images, out of 2 folds by source"
     card = (tmp_path / "bundle" / "README.md").read_text()
-    assert "2 folds" in card
+    assert "(2 folds of 5 asked for: the scarcest class has no more sources" in card
+    assert "the temperature and the thresholds used on each half of the sources were chosen on the other half" in card
     assert "DEBRIS among them as none of the classes" in card
 
 
@@ -123,7 +132,7 @@ def test_a_run_with_folds_continues(data: Path, tmp_path: Path) -> None:
     undisturbed, continued = tmp_path / "undisturbed", tmp_path / "continued"
     assert train(settings(data, undisturbed, **options)) == 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("core.training_run.save_bundle", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("core.training.run.save_bundle", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train(settings(data, continued, **options))
     (tmp_path / ".continued.training" / "final.safetensors").unlink()
@@ -131,7 +140,7 @@ def test_a_run_with_folds_continues(data: Path, tmp_path: Path) -> None:
     assert train(settings(data, continued, resume=True, **options)) == 0
     one, other = load_bundle(undisturbed), load_bundle(continued)
     assert one.record.weights_sha256 == other.record.weights_sha256
-    assert one.metrics["validation"] == other.metrics["validation"]
+    assert one.metrics.validation == other.metrics.validation
 
 
 def test_metrics_belong_to_the_weights_that_are_stored(trained: Path) -> None:
@@ -139,6 +148,50 @@ def test_metrics_belong_to_the_weights_that_are_stored(trained: Path) -> None:
     for name, value in bundle.network.named_parameters():
         if value.ndim > 1:
             assert (value == value.half().float()).all(), name
+
+
+def test_one_fold_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="at least 2"):
+        train(settings(data, tmp_path / "b", folds=1))
+
+
+def test_the_work_folder_loses_only_checkpoints(tmp_path: Path) -> None:
+    work = WorkFolder(tmp_path / "bundle", resume=False)
+    for name in ("checkpoint", "final", "fold-12"):
+        save_checkpoint(work.checkpoint(name), {}, {}, {}, {})
+    (work.path / ".fold-12.safetensors.4711.tmp").write_bytes(b"what a kill leaves")
+    notes = work.path / "notes.txt"
+    notes.write_text("mine")
+    (work.path / "mine.safetensors").write_bytes(b"mine")
+    with pytest.raises(SettingsError, match="--resume"):
+        WorkFolder(tmp_path / "bundle", resume=False)
+    assert WorkFolder(tmp_path / "bundle", resume=True).remove() == [work.path / "mine.safetensors", notes]
+    assert sorted(path.name for path in work.path.iterdir()) == ["mine.safetensors", "notes.txt"]
+    (work.path / "mine.safetensors").unlink()
+    notes.unlink()
+    assert work.remove() == []
+    assert not work.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"folds": 3, "folds_asked": 10}, "3 folds of 10 asked for: the scarcest class has no more sources"),
+        ({"folds": 3, "folds_asked": 3}, "(3 folds)"),
+        ({"folds": 3}, "(3 folds)"),
+        ({"validation_share": 0.5, "validation_share_asked": 0.4}, "set, 50% of the images; 40% asked for"),
+        ({"validation_share": 0.4, "validation_share_asked": 0.4}, "(one validation set, 40% of the images)"),
+        ({}, "(one validation set)"),
+    ],
+)
+def test_the_card_says_what_was_done_and_where_that_is_not_what_was_asked_for(
+    facts: dict[str, float], words: str, shipped: Path
+) -> None:
+    bundle = load_bundle(shipped)
+    dropped = {"folds", "folds_asked", "validation_share", "validation_share_asked"}
+    training = TrainingRecord.model_validate(bundle.record.training.model_dump(exclude=dropped) | facts)
+    record = bundle.record.model_copy(update={"training": training})
+    assert words in write_card("x", bundle.class_names, record, bundle.metrics)
 
 
 def test_an_existing_bundle_is_kept(trained: Path, data: Path) -> None:
@@ -167,7 +220,7 @@ def test_a_killed_run_continues(data: Path, tmp_path: Path) -> None:
     done = subprocess.run([*command, "--resume"], cwd=PROJECT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "continuing after epoch" in done.stderr
-    assert [row["epoch"] for row in load_bundle(out).metrics["history"]] == list(range(1, 9))
+    assert [row.epoch for row in load_bundle(out).metrics.history] == list(range(1, 9))
 
 
 def test_the_notebooks_recipe_is_the_notebooks() -> None:

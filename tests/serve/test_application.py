@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import logging
 import shutil
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from hostile import encoded, picture
-from local_service import local_application, talk
+from local_service import local_application, local_classifier, talk
 
 from core.errors import BundleError
+from core.images.preprocessing import Preprocessing
 from core.model.bundle import load_bundle, save_bundle
+from serve import service
 from serve.app import _classifier
 from serve.app import app as build_from_args
+from serve.messages import Answer
 from serve.settings import ServeSettings
 
 if TYPE_CHECKING:
@@ -328,3 +334,189 @@ def test_replicas_and_scaling_reach_serve(settings: ServeSettings) -> None:
     fixed = classifier()
     assert fixed.max_ongoing_requests >= settings.batch_size
     assert 0 < fixed.max_queued_requests < 1_000
+
+
+def test_drawing_counts_for_time_and_places(settings: ServeSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    app, _ = local_application(settings.model_copy(update={"timeout_s": 1.0}))
+    drawing, leave = threading.Event(), threading.Event()
+
+    def slow(*_: Any, **__: Any) -> bytes:
+        drawing.set()
+        leave.wait(10)
+        return b""
+
+    for module in ("serve.v1", "serve.v2"):
+        monkeypatch.setattr(f"{module}.draw", slow)
+    asked = {
+        "inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": [base64.b64encode(GOOD).decode()]}]
+    }
+
+    async def conversation(client: httpx.AsyncClient) -> None:
+        for route, how in (
+            ("/v1/classify?gradcam=true", {"content": GOOD}),
+            ("/v1/gradcam", {"content": GOOD}),
+            ("/v2/models/blood-cells-gradcam/infer", {"json": asked}),
+        ):
+            drawing.clear()
+            answer = asyncio.ensure_future(client.post(route, **how))
+            await asyncio.to_thread(drawing.wait, 5)
+            assert "leukoray_waiting_images 1.0" in (await client.get("/metrics")).text
+            assert (await answer).status_code == 504, route
+            assert "leukoray_waiting_images 0.0" in (await client.get("/metrics")).text
+        leave.set()
+
+    talk(app, conversation)
+
+
+def test_the_heatmaps_of_a_form_are_drawn_at_the_same_time(
+    settings: ServeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, _ = local_application(settings.model_copy(update={"decoders": 4}))
+    together = threading.Barrier(4)
+
+    def waits_for_the_others(*_: Any, **__: Any) -> bytes:
+        together.wait(10)
+        return b"picture"
+
+    monkeypatch.setattr("serve.v1.draw", waits_for_the_others)
+
+    async def conversation(client: httpx.AsyncClient) -> None:
+        answer = await client.post("/v1/classify?gradcam=true", files=[("a", (f"{n}", GOOD)) for n in range(4)])
+        assert [one["gradcam"]["overlay_png"] for one in answer.json()["results"]] == ["cGljdHVyZQ=="] * 4
+
+    talk(app, conversation)
+
+
+@pytest.mark.parametrize("protocol", ["form", "v2"])
+def test_an_image_that_fails_a_request_cancels_its_siblings(settings: ServeSettings, protocol: str) -> None:
+    app, classifier = local_application(settings.model_copy(update={"batch_size": 1}))
+    waiting: list[bool] = []
+    cancelled: list[bool] = []
+
+    async def one_fails(item: Any) -> Answer:
+        if item.prepared.pixels.mean() < 90:
+            while len(waiting) < 2:
+                await asyncio.sleep(0.01)
+            return Answer(None, error="The network failed on this image.")
+        waiting.append(True)
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            cancelled.append(True)
+            raise
+        return Answer(None)
+
+    classifier.classify = one_fails  # pyright: ignore[reportAttributeAccessIssue]
+    images = [GOOD, encoded(picture().point(lambda value: value // 4), "PNG"), GOOD]
+    texts = [base64.b64encode(one).decode() for one in images]
+
+    async def conversation(client: httpx.AsyncClient) -> None:
+        if protocol == "form":
+            answer = await client.post("/v1/classify", files=[("a", (f"{n}", one)) for n, one in enumerate(images)])
+        else:
+            tensor = {"name": "image", "shape": [3], "datatype": "BYTES", "data": texts}
+            answer = await client.post("/v2/models/blood-cells/infer", json={"inputs": [tensor]})
+        assert answer.status_code == 500
+        assert "leukoray_waiting_images 0.0" in (await client.get("/metrics")).text
+        await asyncio.sleep(0.05)  # what the handle's own task needs to see it
+
+    talk(app, conversation)
+    assert cancelled == [True, True]
+
+
+def test_slow_files_do_not_wedge_an_ingress(settings: ServeSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decoder that takes a minute for a file is answered with 504, and the next callers are served at once."""
+    app, _ = local_application(settings.model_copy(update={"timeout_s": 0.5, "decoders": 2}))
+    leave, prepared = threading.Event(), []
+    decode, prepare = service.decode, Preprocessing.prepare
+
+    def slow(data: bytes, **more: Any) -> Any:
+        if data.startswith(b"slow"):
+            leave.wait(20)
+            data = data[4:]
+        return decode(data, **more)
+
+    def counted(self: Preprocessing, rgb: Any) -> Any:
+        prepared.append(1)
+        return prepare(self, rgb)
+
+    monkeypatch.setattr(service, "decode", slow)
+    monkeypatch.setattr(Preprocessing, "prepare", counted)
+
+    async def conversation(client: httpx.AsyncClient) -> None:
+        slow_ones = [client.post("/v1/classify", content=b"slow" + GOOD) for _ in range(3)]
+        assert {answer.status_code for answer in await asyncio.gather(*slow_ones)} == {504}
+        assert (await client.post("/v1/classify", content=GOOD)).status_code == 200
+        leave.set()
+        await asyncio.sleep(0.3)
+        assert (await client.post("/v1/classify", content=GOOD)).status_code == 200
+
+    talk(app, conversation)
+    assert len(prepared) == 2  # nothing goes on for the requests that were answered
+
+
+def test_what_nobody_foresaw_is_answered_as_documented(
+    settings: ServeSettings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    app, _ = local_application(settings.model_copy(update={"cors_origins": ("https://lab.example",)}))
+
+    async def breaks(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("nobody foresaw this")
+
+    monkeypatch.setattr(service.Service, "classify_file", breaks)
+    monkeypatch.setattr(service.Service, "describe", breaks)
+
+    async def conversation(client: httpx.AsyncClient) -> list[httpx.Response]:
+        origin = {"origin": "https://lab.example"}
+        return [
+            await client.post("/v1/classify", content=GOOD, headers=origin),
+            await client.get("/v2/models/blood-cells", headers={**origin, "x-request-id": "mine"}),
+        ]
+
+    logger = logging.getLogger("ray.serve")
+    logger.addHandler(caplog.handler)
+    with caplog.at_level(logging.INFO, "ray.serve"):
+        first, second = talk(app, conversation)
+    logger.removeHandler(caplog.handler)
+    assert (first.status_code, second.status_code) == (500, 500)
+    assert first.json()["error"]["code"] == "internal"
+    assert isinstance(second.json()["error"], str)
+    assert "foresaw" not in first.text + second.text
+    for answer in (first, second):
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["content-security-policy"]
+        assert answer.headers["access-control-allow-origin"] == "https://lab.example"
+    lines = [json.loads(record.message) for record in caplog.records if record.message.startswith('{"event"')]
+    assert [line["status"] for line in lines] == [500, 500]
+    assert [line["id"] for line in lines] == [first.headers["x-request-id"], "mine"]
+    assert "nobody foresaw this" in caplog.text  # the reason is in the log, beside the id
+
+
+def test_a_map_that_shows_nothing_is_said_to_be_no_evidence(settings: ServeSettings) -> None:
+    app, classifier = local_application(settings)
+    predict = classifier.bundles.current.predictor.predict
+
+    def empty(images: Any, *, gradcam: bool = True) -> Any:
+        found = predict(images, gradcam=gradcam)
+        return [replace(one, cam=None if one.cam is None else np.zeros_like(one.cam)) for one in found]
+
+    async def conversation(client: httpx.AsyncClient) -> list[Any]:
+        found = [(await client.post("/v1/classify?gradcam=layers", content=GOOD)).json()["gradcam"]["evidence"]]
+        found.append((await client.post("/v1/gradcam", content=GOOD)).headers["x-leukoray-evidence"])
+        classifier.bundles.current.predictor.predict = empty  # pyright: ignore[reportAttributeAccessIssue]
+        found.append((await client.post("/v1/classify?gradcam=true", content=GOOD)).json()["gradcam"]["evidence"])
+        found.append((await client.post("/v1/gradcam", content=GOOD)).headers["x-leukoray-evidence"])
+        return found
+
+    assert talk(app, conversation) == [True, "some", False, "none"]
+
+
+def test_priority_is_lowered_only_where_it_is_asked_for(
+    settings: ServeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lowered: list[bool] = []
+    monkeypatch.setattr("serve.classifier.lower_priority", lambda: lowered.append(True))
+    local_classifier(settings)
+    assert not lowered
+    local_classifier(settings.model_copy(update={"lower_priority": True}))
+    assert lowered == [True]

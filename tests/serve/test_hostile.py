@@ -21,8 +21,9 @@ GOOD = encoded(picture(), "JPEG")
 
 
 @pytest.fixture(autouse=True)
-def the_next_good_request_is_answered(client: httpx.Client) -> Iterator[None]:
+def the_next_good_request_is_answered(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
+    client = request.getfixturevalue("remote" if "remote" in request.fixturenames else "client")
     answer = client.post("/v1/classify", content=GOOD, headers={"content-type": "image/jpeg"})
     assert answer.status_code == 200, answer.text
 
@@ -67,20 +68,26 @@ def test_forms(client: httpx.Client) -> None:
     assert refused(client.post("/v1/classify", files=crowd), 413) == "too-many-images"
 
 
-def test_bodies_that_are_too_large(client: httpx.Client) -> None:
-    assert refused(client.post("/v1/classify", content=b"\xff\xd8" + b"0" * 3_000_000), 413) == "body-too-large"
+def test_hostile_files_over_a_socket(remote: httpx.Client) -> None:
+    for name in ("cut.tif", "bomb-real.png", "empty.jpg"):
+        content, codes = hostile_contents()[name]
+        assert refused(remote.post("/v1/gradcam", content=content), 422) in codes
+
+
+def test_bodies_that_are_too_large(remote: httpx.Client) -> None:
+    assert refused(remote.post("/v1/classify", content=b"\xff\xd8" + b"0" * 3_000_000), 413) == "body-too-large"
 
     def chunks() -> Iterator[bytes]:
         for _ in range(2_000):
             yield b"0" * 65_536
 
     with contextlib.suppress(httpx.WriteError, httpx.ReadError):  # the connection is closed while it still sends
-        assert refused(client.post("/v1/classify", content=chunks()), 413) == "body-too-large"
+        assert refused(remote.post("/v1/classify", content=chunks()), 413) == "body-too-large"
 
 
-def raw(client: httpx.Client, data: bytes, *, wait: float = 10.0, close: bool = False) -> bytes:
+def raw(remote: httpx.Client, data: bytes, *, wait: float = 10.0, close: bool = False) -> bytes:
     """Send bytes over a socket of its own; return the answer."""
-    where = urlsplit(str(client.base_url))
+    where = urlsplit(str(remote.base_url))
     with socket.create_connection((where.hostname or "", where.port or 0), timeout=wait) as connection:
         connection.sendall(data)
         if close:
@@ -100,60 +107,60 @@ def head(*lines: str) -> bytes:
     return "\r\n".join(("POST /v1/classify HTTP/1.1", "Host: x", "Content-Type: image/jpeg", *lines, "", "")).encode()
 
 
-def test_slow_and_lying_bodies(client: httpx.Client) -> None:
+def test_slow_and_lying_bodies(remote: httpx.Client) -> None:
     begun = time.monotonic()
-    answer = raw(client, head("Content-Length: 1000") + b"\xff\xd8")
+    answer = raw(remote, head("Content-Length: 1000") + b"\xff\xd8")
     assert answer.startswith(b"HTTP/1.1 408"), answer
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "body-too-slow"
     assert 2 < time.monotonic() - begun < 8
-    assert raw(client, head("Content-Length: 99999999999999999999")).startswith((b"HTTP/1.1 413", b"HTTP/1.1 400"))
-    assert raw(client, head("Content-Length: -1")).startswith(b"HTTP/1.1 400")
-    assert raw(client, head("Content-Length: abc")).startswith(b"HTTP/1.1 400")
-    assert raw(client, head("Content-Length: 10") + GOOD).startswith(b"HTTP/1.1 4")
-    assert raw(client, head("Transfer-Encoding: chunked") + b"zz\r\n").startswith(b"HTTP/1.1 4")
-    assert b"HTTP/1.1 2" not in raw(client, head("Content-Length: 1000") + b"\xff", close=True)
+    assert raw(remote, head("Content-Length: 99999999999999999999")).startswith((b"HTTP/1.1 413", b"HTTP/1.1 400"))
+    assert raw(remote, head("Content-Length: -1")).startswith(b"HTTP/1.1 400")
+    assert raw(remote, head("Content-Length: abc")).startswith(b"HTTP/1.1 400")
+    assert raw(remote, head("Content-Length: 10") + GOOD).startswith(b"HTTP/1.1 4")
+    assert raw(remote, head("Transfer-Encoding: chunked") + b"zz\r\n").startswith(b"HTTP/1.1 4")
+    assert b"HTTP/1.1 2" not in raw(remote, head("Content-Length: 1000") + b"\xff", close=True)
 
 
-def test_nonsense_instead_of_http(client: httpx.Client) -> None:
-    assert raw(client, b"\x16\x03\x01\x02\x00" * 50).startswith(b"HTTP/1.1 400")
-    assert raw(client, b"GET\r\n\r\n").startswith(b"HTTP/1.1 400")
+def test_nonsense_instead_of_http(remote: httpx.Client) -> None:
+    assert raw(remote, b"\x16\x03\x01\x02\x00" * 50).startswith(b"HTTP/1.1 400")
+    assert raw(remote, b"GET\r\n\r\n").startswith(b"HTTP/1.1 400")
 
 
-def test_huge_headers_do_not_make_it_grow(client: httpx.Client) -> None:
-    process = listener(client)
+def test_huge_headers_do_not_make_it_grow(remote: httpx.Client) -> None:
+    process = listener(remote)
     before = process.memory_info().rss
-    answer = raw(client, head("X: " + "a" * 20_000_000), wait=5)
+    answer = raw(remote, head("X: " + "a" * 20_000_000), wait=5)
     assert not answer.startswith(b"HTTP/1.1 5")
     for _ in range(5):
-        raw(client, head(*(f"X-{number}: {'b' * 1000}" for number in range(500))), wait=4)
+        raw(remote, head(*(f"X-{number}: {'b' * 1000}" for number in range(500))), wait=4)
     time.sleep(1)
     assert process.memory_info().rss - before < 150_000_000
 
 
-def test_endless_chunks_do_not_make_it_grow(client: httpx.Client) -> None:
-    process = listener(client)
+def test_endless_chunks_do_not_make_it_grow(remote: httpx.Client) -> None:
+    process = listener(remote)
     before = process.memory_info().rss
     for _ in range(20):
         with contextlib.suppress(OSError):
-            raw(client, head("Transfer-Encoding: chunked") + (b"10000\r\n" + b"0" * 65_536 + b"\r\n") * 200)
+            raw(remote, head("Transfer-Encoding: chunked") + (b"10000\r\n" + b"0" * 65_536 + b"\r\n") * 200)
     assert process.memory_info().rss - before < 150_000_000
 
 
-def test_callers_that_go_away(client: httpx.Client) -> None:
+def test_callers_that_go_away(remote: httpx.Client) -> None:
     for _ in range(40):
-        where = urlsplit(str(client.base_url))
+        where = urlsplit(str(remote.base_url))
         connection = socket.create_connection((where.hostname or "", where.port or 0))
         connection.sendall(head(f"Content-Length: {len(GOOD)}") + GOOD)
         connection.close()
     until = time.monotonic() + 5
-    while "leukoray_waiting_images 0.0" not in client.get("/metrics").text:
+    while "leukoray_waiting_images 0.0" not in remote.get("/metrics").text:
         assert time.monotonic() < until, "slots were lost"
         time.sleep(0.1)
-    assert client.post("/v1/classify", content=GOOD).status_code == 200
+    assert remote.post("/v1/classify", content=GOOD).status_code == 200
 
 
-def listener(client: httpx.Client) -> psutil.Process:
-    port = urlsplit(str(client.base_url)).port
+def listener(remote: httpx.Client) -> psutil.Process:
+    port = urlsplit(str(remote.base_url)).port
     for connection in psutil.net_connections("tcp4"):
         if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
             return psutil.Process(connection.pid)

@@ -101,7 +101,7 @@ def test_tritonclient_gets_heatmaps(triton: InferenceServerClient, expected: lis
     given = InferInput("image", [3], "BYTES")
     given.set_data_from_numpy(np.array(FILES, dtype=np.object_))
     result = triton.infer(f"{NAME}-gradcam", [given])
-    assert np.abs(result.as_numpy("map") - np.stack([one.cam for one in expected])).max() < 1e-4
+    assert np.abs(result.as_numpy("map") - np.stack([one.cam.values for one in expected])).max() < 1e-4
     overlays = result.as_numpy("overlay")
     assert len(overlays) == 3
 
@@ -129,11 +129,11 @@ def test_json_nested_and_flat(client: httpx.Client, expected: list[Any]) -> None
     assert nested["outputs"][0]["data"] == pytest.approx(flat["outputs"][0]["data"], abs=1e-6)
 
 
-def test_binary_by_hand(client: httpx.Client, expected: list[Any]) -> None:
+def test_binary_by_hand(remote: httpx.Client, expected: list[Any]) -> None:
     tensor = b"".join(struct.pack("<I", len(one)) + one for one in FILES)
     part = {"name": "image", "shape": [3], "datatype": "BYTES", "parameters": {"binary_data_size": len(tensor)}}
     head = json.dumps({"inputs": [part], "parameters": {"binary_data_output": True}}).encode()
-    answer = infer(client, head + tensor, **{"inference-header-content-length": str(len(head))})
+    answer = infer(remote, head + tensor, **{"inference-header-content-length": str(len(head))})
     length = int(answer.headers["inference-header-content-length"])
     content = json.loads(answer.content[:length])
     first = content["outputs"][0]
@@ -176,6 +176,9 @@ BAD: dict[str, Any] = {
     "binary without": {"inputs": [{**PIXELS, "parameters": {"binary_data_size": 5}}]},
     "list parameter": {"inputs": [{**PIXELS, "parameters": {"a": [1]}}]},
     "classes": {"inputs": [PIXELS], "outputs": [{"name": "label", "parameters": {"classification": 1}}]},
+    "two dimensions": {"inputs": [{**as_json(FILES[:1])["inputs"][0], "shape": [1, 1]}]},
+    "nested bytes": {"inputs": [{**as_json(FILES[:1])["inputs"][0], "data": [["AAAA"]]}]},
+    "long string": {"inputs": [{**PIXELS, "data": [7] * 1199 + ["x" * 5_000]}]},
     "zero classes": {"inputs": [PIXELS], "outputs": [{"name": "probabilities", "parameters": {"classification": 0}}]},
     "id": {**as_json(FILES[:1]), "id": 7},
 }

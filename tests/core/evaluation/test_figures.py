@@ -1,22 +1,14 @@
-"""Numbers with a known answer: metrics, the differential's intervals, calibration, overlays."""
+"""Numbers with a known answer: the differential's intervals, calibration, drawings."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
-from scipy.ndimage import map_coordinates
 from scipy.special import softmax
 
-from core.errors import SettingsError
 from core.evaluation.differential import share
-from core.evaluation.metrics import measure
-from core.images.cells import Box
 from core.images.drawings import CLASS_NAMES, ODDITIES, draw_field
-from core.images.overlay import heatmap, lay_back, overlay, panel, shrink_to
-from core.model.engine import forward
-from core.model.network import build_network
-from core.training.calibration import fit_confidence
+from core.training.calibration import cross_fit_confidence, fit_confidence
 
 # Exact binomial 95 % limits in percent, as haematology tabulates them (Rümke): seen %, cells, low, high.
 RUMKE = [
@@ -43,16 +35,6 @@ def test_no_cells_mean_no_knowledge() -> None:
     assert share(7, 7).high == 100.0
 
 
-def test_metrics_of_a_known_table() -> None:
-    probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.3, 0.7]])
-    metrics = measure(probabilities, np.array([0, 1, 1, 1]), ["A", "B"])
-    assert metrics.accuracy == 0.75
-    assert metrics.confusion == [[1, 0], [1, 2]]
-    assert metrics.loss == pytest.approx(-np.log([0.9, 0.8, 0.4, 0.7]).mean())
-    assert metrics.report["B"]["recall"] == pytest.approx(2 / 3)
-    assert measure(probabilities, np.eye(2)[[0, 1, 1, 1]], ["A", "B"]) == metrics
-
-
 def test_the_temperature_of_overconfident_logits_is_found() -> None:
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(6_000, 4)) * 2
@@ -67,67 +49,52 @@ def test_the_flag_keeps_the_risk_that_was_asked_for() -> None:
     labels = np.array([rng.choice(4, p=row) for row in softmax(logits, axis=1)])
     confidence = fit_confidence(logits, labels, risk=0.12, on="a simulation")
     probabilities = softmax(logits / confidence.temperature, axis=1)
-    kept = probabilities.max(axis=1) >= confidence.min_confidence
-    assert (probabilities.argmax(axis=1) != labels)[kept].mean() == pytest.approx(0.12, abs=0.002)
+    unflagged = probabilities.max(axis=1) >= confidence.min_confidence
+    assert (probabilities.argmax(axis=1) != labels)[unflagged].mean() == pytest.approx(0.12, abs=0.002)
     assert confidence.risk == 0.12
     strict = fit_confidence(logits, labels, risk=0.0001, on="a simulation")
     assert (probabilities.max(axis=1) < strict.min_confidence).mean() == pytest.approx(0.25, abs=0.001)
 
 
-def test_a_map_is_laid_back_onto_its_box() -> None:
-    cam = np.zeros((4, 4), np.float32)
-    cam[1, 2] = 1
-    whole = lay_back(cam, Box(100, 40, 180, 120), 240, 320)
-    assert whole.shape == (240, 320)
-    assert whole[:40].max() == whole[120:].max() == whole[:, :100].max() == whole[:, 180:].max() == 0
-    row, column = np.unravel_index(whole.argmax(), whole.shape)
-    assert abs(row - (40 + 1 * 20)) <= 1
-    assert abs(column - (100 + 2 * 20)) <= 1
+def views(sources: int, per_source: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Logits, labels and sources of a network that is overconfident: views of one source share their fate."""
+    logits = np.repeat(rng.normal(size=(sources, 4)) * 3, per_source, axis=0)
+    labels = np.repeat([rng.choice(4, p=row) for row in softmax(logits[::per_source] / 3, axis=1)], per_source)
+    return logits, labels, np.repeat(np.arange(sources), per_source)
 
 
-def test_laying_back_interpolates_between_the_centres_of_the_receptive_fields() -> None:
-    cam = np.random.default_rng(0).random((7, 7)).astype(np.float32)
-    rows, columns = np.mgrid[:224, :224] / 32
-    expected = map_coordinates(cam, (rows, columns), order=1, mode="nearest")
-    np.testing.assert_allclose(lay_back(cam, Box(0, 0, 224, 224), 224, 224), expected, atol=0.02)
+def test_each_half_of_the_sources_is_given_what_the_other_chose() -> None:
+    logits, labels, sources = views(60, 5, np.random.default_rng(4))
+    (one, first), (other, second) = cross_fit_confidence(logits, labels, sources)
+    assert sorted([*one, *other]) == list(range(300))
+    assert not set(sources[one]) & set(sources[other])
+    assert first == fit_confidence(logits[other], labels[other], on=first.chosen_on)
+    assert second == fit_confidence(logits[one], labels[one], on=second.chosen_on)
 
 
-def test_the_centres_of_the_receptive_fields_are_where_the_network_looks() -> None:
-    """A value of the last map is influenced alike by the pixels left and right of its centre."""
-    network = build_network(2).eval()
-    for module in network.modules():
-        if isinstance(module, torch.nn.Conv2d):
-            torch.nn.init.constant_(module.weight, 0.01)
-    pixels = torch.rand(1, 3, 512, 512, requires_grad=True)
-    forward(network, pixels).feature_map[0, :, 8, 8].sum().backward()
-    assert pixels.grad is not None
-    influence = pixels.grad.abs().sum(dim=(0, 1, 2))
-    centre = float((influence * torch.arange(512)).sum() / influence.sum())
-    assert centre == pytest.approx(8 * 32, abs=1)
+def test_cross_fitting_is_not_too_good() -> None:
+    """Over many small data sets, the loss with one's own temperature is below the truth, the cross-fitted is not."""
+    rng = np.random.default_rng(1)
+    own, crossed, true = [], [], []
+    for _ in range(40):
+        logits, labels, sources = views(40, 2, rng)
+        picked = (np.arange(len(labels)), labels)
+        if not (halves := cross_fit_confidence(logits, labels, sources)):
+            continue
+        fitted = np.empty(logits.shape)
+        for rows, confidence in halves:
+            fitted[rows] = confidence.probabilities(logits[rows])
+        whole = fit_confidence(logits, labels, on="the same").probabilities(logits)
+        for losses, probabilities in ((own, whole), (crossed, fitted), (true, softmax(logits / 3, axis=1))):
+            losses.append(-np.log(probabilities[picked]).mean())
+    assert len(true) > 30
+    assert np.mean(own) < np.mean(true) <= np.mean(crossed)
 
 
-def test_the_overlay_changes_only_the_box() -> None:
-    rgb = draw_field("MONOCYTE", np.random.default_rng(0))
-    drawn = overlay(rgb, np.ones((4, 4), np.float32), Box(50, 60, 150, 160))
-    outside = np.ones(rgb.shape[:2], bool)
-    outside[60:160, 50:150] = False
-    np.testing.assert_array_equal(drawn[outside], rgb[outside])
-    assert (drawn[80:140, 70:130] != rgb[80:140, 70:130]).any()
-    assert panel(rgb, np.ones((4, 4), np.float32), Box(0, 0, 320, 240)).shape == (240, 960, 3)
-
-
-def test_heatmap_colours() -> None:
-    ends = heatmap(np.array([[0.0, 1.0]], np.float32), "jet")
-    assert ends[0, 0, 2] > ends[0, 0, 0]
-    assert ends[0, 1, 0] > ends[0, 1, 2]
-    with pytest.raises(SettingsError, match="viridis"):
-        heatmap(np.zeros((2, 2), np.float32), "rainbow")
-
-
-def test_large_images_are_shrunk_for_display() -> None:
-    small, factor = shrink_to(np.zeros((3_000, 4_000, 3), np.uint8), 1_024)
-    assert small.shape == (768, 1_024, 3)
-    assert factor == pytest.approx(0.256)
+def test_too_few_sources_cannot_be_cross_fitted() -> None:
+    logits, labels, sources = views(60, 5, np.random.default_rng(4))
+    rare = np.isin(sources, np.unique(sources[labels == 2])[:3]) | (labels != 2)
+    assert cross_fit_confidence(logits[rare], labels[rare], sources[rare]) == []
 
 
 @pytest.mark.parametrize("kind", CLASS_NAMES)

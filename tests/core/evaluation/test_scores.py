@@ -127,8 +127,8 @@ def test_the_least_confident_tenth_catches_what_it_holds() -> None:
     case = Predicted(probabilities, labels, np.arange(100), NAMES, np.ones(100, bool), ("",) * 100, np.zeros(100))
     level = evaluate(case, resamples=0).image
     assert level.errors_caught.value == pytest.approx(5 / 8)
-    assert level.risk_coverage[-1] == {"coverage": 1.0, "risk": pytest.approx(0.08)}
-    assert level.risk_coverage[0]["risk"] == 0
+    assert (level.risk_coverage[-1].coverage, level.risk_coverage[-1].risk) == (1.0, pytest.approx(0.08))
+    assert level.risk_coverage[0].risk == 0
 
 
 def test_flags_are_counted() -> None:

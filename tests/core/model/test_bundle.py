@@ -10,12 +10,28 @@ import pytest
 import torch
 
 from core.errors import BundleError
-from core.model.bundle import load_bundle, save_bundle
+from core.model.bundle import load_bundle, save_bundle, write_metrics
+from core.model.card import write_card
 from core.model.engine import forward
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+
+def test_metrics_of_others_are_no_reason_to_refuse_a_bundle(copy: Path) -> None:
+    (copy / "metrics.json").write_text('{"note": "random weights"}')
+    assert load_bundle(copy).metrics is None
+    (copy / "metrics.json").unlink()
+    assert load_bundle(copy).metrics is None
+
+
+def test_metrics_are_read_as_they_were_written(shipped: Path, copy: Path) -> None:
+    metrics = load_bundle(shipped).metrics
+    assert metrics
+    write_metrics(copy, metrics)
+    assert load_bundle(copy).metrics == metrics
+    assert (copy / "metrics.json").read_bytes() == (shipped / "metrics.json").read_bytes()
 
 
 @pytest.fixture
@@ -103,23 +119,26 @@ def test_weights_that_are_not_numbers_are_refused(small_bundle: Path, tmp_path: 
     with torch.no_grad():
         bundle.network.fc.bias[0] = float("nan")
     with pytest.raises(BundleError, match="not numbers"):
-        save_bundle(tmp_path / "nan", bundle.network, bundle.class_names, bundle.record, {}, "")
+        save_bundle(tmp_path / "nan", bundle.network, bundle.class_names, bundle.record, None, "")
 
 
 def test_an_existing_bundle_is_not_overwritten(copy: Path) -> None:
     bundle = load_bundle(copy)
     with pytest.raises(BundleError, match="not empty"):
-        save_bundle(copy, bundle.network, bundle.class_names, bundle.record, {}, "")
+        save_bundle(copy, bundle.network, bundle.class_names, bundle.record, None, "")
 
 
 def test_the_shipped_bundle_is_small_and_whole(shipped: Path) -> None:
     bundle = load_bundle(shipped)
     assert sum(path.stat().st_size for path in shipped.rglob("*")) <= 25_000_000
     assert bundle.class_names == ("EOSINOPHIL", "LYMPHOCYTE", "MONOCYTE", "NEUTROPHIL")
-    validation = bundle.metrics["validation"]["image"]
-    confusion = np.array(validation["confusion"])
-    assert confusion.sum() == validation["n"]
-    assert np.trace(confusion) / confusion.sum() == pytest.approx(validation["accuracy"]["value"])
+    assert bundle.metrics
+    validation = bundle.metrics.validation.image
+    confusion = np.array(validation.confusion)
+    assert confusion.sum() == validation.n
+    assert np.trace(confusion) / confusion.sum() == pytest.approx(validation.accuracy.value)
+    assert list(bundle.metrics.evaluations) == ["TEST", "TEST_SIMPLE", "PBC, other half"]
     card = (shipped / "README.md").read_text()
-    assert f"{validation['accuracy']['value']:.3f}" in card
+    assert card == write_card("blood-cells", bundle.class_names, bundle.record, bundle.metrics)
+    assert f"{validation.accuracy.value:.3f}" in card
     assert "For Research Use Only. Not for use in diagnostic procedures." in card

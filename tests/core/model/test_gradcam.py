@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import warnings
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -101,6 +102,51 @@ def test_autograd_leaves_the_network_as_it_was(bundle: Bundle, fields: list[np.n
     assert not network.training
     assert len(network.layer2._forward_hooks) == hooks
     assert all(one.grad is other for one, other in zip(network.parameters(), gradients, strict=True))
+
+
+def out_of_place(network: torch.nn.Module) -> torch.nn.Module:
+    """A copy of the network in which no ReLU works in place."""
+    plain = copy.deepcopy(network)
+    for module in plain.modules():
+        if isinstance(module, torch.nn.ReLU):
+            module.inplace = False
+    return plain
+
+
+@pytest.mark.parametrize("name", ["bn1", "layer1.0.bn2", "layer2", "layer3.1.bn1"])
+def test_autograd_is_right_at_a_layer_that_an_operation_in_place_follows(
+    bundle: Bundle, fields: list[np.ndarray], name: str
+) -> None:
+    batch, classes = batch_of(bundle, fields[:2]), torch.arange(2)
+    plain = out_of_place(bundle.network)
+    expected = autograd_gradcam(plain, batch, classes, plain.get_submodule(name))
+    found = autograd_gradcam(bundle.network, batch, classes, bundle.network.get_submodule(name))
+    assert expected.max() > 0
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_autograd_is_right_where_a_sum_in_place_follows() -> None:
+    """Blocks add their input in place: the layer before the sum is compared with a hand-made derivative."""
+
+    class Adding(torch.nn.Module):
+        def __init__(self, *, in_place: bool) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.head, self.in_place = torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4, 2), in_place
+
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            x = self.first(batch)
+            if self.in_place:
+                x += 2.0
+            else:
+                x = x + 2.0
+            return self.head(torch.relu(x).mean(dim=(2, 3)))
+
+    batch, classes = torch.rand(2, 3, 8, 8), torch.tensor([0, 1])
+    one, other = Adding(in_place=True).eval(), Adding(in_place=False).eval()
+    torch.testing.assert_close(
+        autograd_gradcam(one, batch, classes, one.first), autograd_gradcam(other, batch, classes, other.first)
+    )
 
 
 def test_autograd_in_inference_mode_says_so(bundle: Bundle, fields: list[np.ndarray]) -> None:

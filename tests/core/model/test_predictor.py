@@ -31,9 +31,9 @@ def test_a_prediction_is_complete(predictor: Predictor, fields: list[np.ndarray]
         assert prediction.probabilities.sum() == pytest.approx(1, abs=1e-6)
         assert prediction.confidence == pytest.approx(float(prediction.probabilities.max()))
         assert prediction.cam is not None
-        assert prediction.cam.dtype == np.float32
-        assert prediction.cam.min() >= 0
-        assert prediction.cam.max() in {0.0, 1.0}
+        assert prediction.cam.values.dtype == np.float32
+        assert prediction.cam.values.min() >= 0
+        assert prediction.cam.values.max() in {0.0, 1.0}
         assert prediction.box.right <= rgb.shape[1]
 
 
@@ -44,7 +44,7 @@ def test_a_batch_gives_what_single_images_give(predictor: Predictor, fields: lis
         (alone,) = predictor.predict([image])
         assert alone.label == expected.label
         np.testing.assert_allclose(alone.probabilities, expected.probabilities, atol=1e-5)
-        np.testing.assert_allclose(alone.cam, expected.cam, atol=1e-5)  # type: ignore[arg-type]
+        np.testing.assert_allclose(alone.cam.values, expected.cam.values, atol=1e-5)
 
 
 def test_no_image_gives_no_prediction(predictor: Predictor) -> None:
@@ -89,11 +89,15 @@ def test_energy_is_minus_logsumexp() -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "error"),
-    [("core.images.preprocessing._resize", cv2.error("no")), ("core.images.decoder._to_rgb", MemoryError())],
+    ("step", "error", "code"),
+    [
+        ("core.images.preprocessing._resize", cv2.error("no"), "not-processable"),
+        ("core.images.decoder._to_rgb", ValueError(), "not-processable"),
+        ("core.images.decoder._to_rgb", MemoryError(), "out-of-memory"),
+    ],
 )
 def test_what_no_check_foresaw_is_an_image_error(
-    predictor: Predictor, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception, code: str
 ) -> None:
     def refuse(*_: object) -> None:
         raise error
@@ -101,4 +105,4 @@ def test_what_no_check_foresaw_is_an_image_error(
     monkeypatch.setattr(step, refuse)
     with pytest.raises(ImageError) as caught:
         predictor.prepare(encode_jpeg(np.zeros((40, 40, 3), np.uint8)))
-    assert caught.value.code == "not-processable"
+    assert caught.value.code == code

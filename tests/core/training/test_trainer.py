@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
+from sklearn.metrics import log_loss
 
 from core.data.augmentation import Augmentation
 from core.data.class_folders import Sample
@@ -13,7 +15,7 @@ from core.errors import DataError, SettingsError
 from core.images.preprocessing import Preprocessing
 from core.model.network import build_network
 from core.training.config import TrainingConfig
-from core.training.trainer import Epoch, Trainer
+from core.training.trainer import Epoch, Trainer, predict_logits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,20 +23,19 @@ if TYPE_CHECKING:
 PREPROCESSING = Preprocessing(height=32, width=32)
 
 
-def images(count: int = 24, *, one_hot: bool = False) -> ImageSet:
+def images(count: int = 24) -> ImageSet:
     """Two classes that differ in brightness."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(count) % 2
     noise = torch.randint(0, 60, (count, 32, 32, 3), generator=generator)
     pixels = (noise + 120 * labels.view(-1, 1, 1, 1)).to(torch.uint8)
     samples = tuple(Sample(path=None, label=int(label), source=None) for label in labels)  # type: ignore[arg-type]
-    targets = torch.nn.functional.one_hot(labels) if one_hot else labels
-    return ImageSet(pixels, targets, torch.arange(count), samples)
+    return ImageSet(pixels, labels, torch.arange(count), samples)
 
 
-def trainer(config: TrainingConfig, checkpoint: Path | None = None, **options: bool) -> Trainer:
+def trainer(config: TrainingConfig, checkpoint: Path | None = None) -> Trainer:
     torch.manual_seed(0)
-    data = images(**options)
+    data = images()
     return Trainer(build_network(2), config, PREPROCESSING, data, data, ("DARK", "LIGHT"), checkpoint=checkpoint)
 
 
@@ -49,17 +50,28 @@ def test_it_learns_and_keeps_the_best_weights() -> None:
     run = trainer(config(epochs=12, patience=12, learning_rate=1e-3))
     epochs: list[Epoch] = []
     run.fit(epochs.append)
-    best = min(epochs, key=lambda epoch: epoch.metrics.loss)
-    assert run._validate().loss == pytest.approx(best.metrics.loss, abs=1e-6)
-    assert best.metrics.accuracy == 1.0
+    losses = [epoch.validation_loss for epoch in epochs]
+    best = epochs[losses.index(min(losses))]
+    assert [epoch.number for epoch in epochs if epoch.best][-1] == best.number
+    assert best.validation_accuracy == 1.0
+    logits = predict_logits(run.network, images().inputs, PREPROCESSING, 8)
+    probabilities = softmax(logits.astype(np.float64), axis=1)
+    assert log_loss(images().labels, probabilities) == pytest.approx(best.validation_loss, abs=1e-6)
 
 
-def test_the_last_weights_are_kept_where_asked_for() -> None:
-    run = trainer(config(keep="last", epochs=2))
-    run.fit()
-    assert any((run._best[name] != value).any() for name, value in run.network.state_dict().items()) or (
-        run.progress.best_epoch == 2
-    )
+def test_the_last_weights_are_retained_where_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    best, last = (trainer(config(keep=keep, epochs=3, patience=3)) for keep in ("best", "last"))
+    losses = iter([(0.1, 1.0), (0.2, 1.0), (0.3, 1.0)] * 3)
+    monkeypatch.setattr(Trainer, "_validate", lambda _: next(losses))  # the first epoch is the best
+    for run in (best, last):
+        run.fit()
+    alone = trainer(config(keep="last", epochs=1))
+    alone.fit()
+    for one, three, kept in zip(
+        alone.network.parameters(), last.network.parameters(), best.network.parameters(), strict=True
+    ):
+        torch.testing.assert_close(kept, one, atol=0, rtol=0)
+        assert (three != one).any()
 
 
 def test_the_same_seed_gives_the_same_weights() -> None:
@@ -109,18 +121,13 @@ def test_nothing_to_resume_is_not_an_error(tmp_path: Path) -> None:
     assert not trainer(config(), tmp_path / "none.safetensors").resume()
 
 
-def test_one_hot_labels_train_the_same() -> None:
-    runs = [trainer(config(epochs=1), one_hot=one_hot) for one_hot in (False, True)]
-    for run in runs:
-        run.fit()
-    torch.testing.assert_close(runs[0].network.fc.weight, runs[1].network.fc.weight, atol=0, rtol=0)
-
-
-def test_labels_of_another_shape_are_refused() -> None:
-    data = images()
-    wrong = ImageSet(data.pixels, torch.zeros(24, 5), data.sources, data.samples)
-    with pytest.raises(DataError, match=r"\(24, 5\)"):
-        Trainer(build_network(2), config(), PREPROCESSING, wrong, data, ("DARK", "LIGHT"))
+def test_a_full_disk_while_saving_is_an_error_that_names_the_checkpoint(tmp_path: Path, small_disk: int) -> None:
+    path = tmp_path / "c.safetensors"
+    with pytest.raises(OSError, match=r"c\.safetensors") as full:
+        trainer(config(epochs=1), path).fit()
+    assert full.value.filename == str(path)
+    assert small_disk
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_patience_stops_early() -> None:

@@ -1,0 +1,64 @@
+"""A heatmap of the network's last feature map, which knows where in the input each of its values looks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from core.images.cells import Box
+
+__all__ = ["Heatmap"]
+
+
+@dataclass(frozen=True, slots=True)
+class Heatmap:
+    """What spoke for one class, and where.
+
+    A network that halves the size with centred filters, as ResNet does, has output i of each stage centred on input
+    pixel 2 i. Value i of the last map is therefore centred on input pixel ``stride * i``, the first pixel of its
+    cell and not the middle (Araujo et al. 2019, doi:10.23915/distill.00021), whatever the input's size. Where the
+    side of the input is no multiple of the stride, the last cell reaches past the input.
+
+    Attributes:
+        values: Evidence in [0, 1], (h, w) float32; zero everywhere where nothing speaks for the class.
+        height: Height of the network's input, in pixels.
+        width: Width of the network's input, in pixels.
+        stride: Distance in input pixels between what two neighbouring values look at.
+
+    Example:
+        >>> Heatmap(np.float32([[0, 0], [0, 1]]), height=64, width=64, stride=32).peak()
+        (0.5078125, 0.5078125)
+    """
+
+    values: NDArray[np.float32]
+    height: int
+    width: int
+    stride: int
+
+    @property
+    def has_evidence(self) -> bool:
+        """Whether anything in the image speaks for the class."""
+        return bool(self.values.any())
+
+    def peak(self) -> tuple[float, float]:
+        """Return where the largest value looks, as shares of the input's height and width."""
+        row, column = divmod(int(self.values.argmax()), self.values.shape[1])
+        return (row * self.stride + 0.5) / self.height, (column * self.stride + 0.5) / self.width
+
+    def placed(self, box: Box) -> tuple[float, float, float, float]:
+        """Return where the values lie in an image of which the network saw `box`.
+
+        Args:
+            box: The part of the image that was resized to the network's input, in pixels of the image.
+
+        Returns:
+            x and y of the first value, and the distance between two values in x and in y; in pixels, where a whole
+            number means the middle of a pixel.
+        """
+        pixel_x, pixel_y = (box.right - box.left) / self.width, (box.bottom - box.top) / self.height
+        first_x, first_y = box.left + pixel_x / 2 - 0.5, box.top + pixel_y / 2 - 0.5
+        return first_x, first_y, pixel_x * self.stride, pixel_y * self.stride

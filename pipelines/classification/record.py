@@ -1,0 +1,114 @@
+"""What ``run.json`` holds: the record of one run of ``pipelines/classify.py``."""
+
+from __future__ import annotations
+
+import platform
+from datetime import datetime, timezone
+from importlib.metadata import version
+from typing import Literal
+
+from pydantic import Field
+
+from core import __version__
+from core.settings import Settings
+
+__all__ = ["RunArguments", "RunBundle", "RunCounts", "RunRecord", "RunSession", "RunThroughput", "RunTimings", "now"]
+
+
+class RunArguments(Settings):
+    """The options that decide a run's rows; a run is only continued with the same ones."""
+
+    slides: str = Field(description="folder of slides, without secrets")
+    gradcam: str = Field(description="which images get a heatmap overlay")
+    colour_map: str = Field(description="colours of the heatmap")
+    batch_size: int = Field(description="images per forward pass")
+    limit: int | None = Field(description="number of images after which listing stops")
+    part_size: int | None = Field(description="images per unit of work, where it was given")
+
+
+class RunBundle(Settings):
+    """The bundle that a run uses."""
+
+    path: str = Field(description="where it was loaded from")
+    id: str = Field(description="SHA-256 of everything in it that decides an answer")
+    classes: tuple[str, ...] = Field(description="its class names, in order")
+
+
+class RunCounts(Settings):
+    """Numbers of things; those of the results are zero until a run has finished."""
+
+    listed: int = Field(0, description="image files under SLIDES")
+    ignored: int = Field(0, description="other files under SLIDES")
+    parts: int = Field(0, description="units of work")
+    slides: int = Field(0, description="slides with at least one image or unreadable file")
+    predictions: int = Field(0, description="rows of predictions")
+    errors: int = Field(0, description="rows of errors")
+    flagged: int = Field(0, description="predictions that a person should look at")
+
+
+class RunTimings(Settings):
+    """Durations in seconds; none is known before its step is over."""
+
+    listing_s: float | None = Field(None, description="listing of the images")
+    classify_s: float | None = Field(None, description="classification, all sessions together")
+    report_s: float | None = Field(None, description="slides.csv and the report")
+    total_s: float | None = Field(None, description="the last session from start to end")
+
+
+class RunThroughput(Settings):
+    """Speed in images per second; not known before the run has finished."""
+
+    images_per_s: float | None = Field(None, description="with the workers' start")
+    images_per_s_once_started: float | None = Field(None, description="from the first part on")
+
+
+class RunSession(Settings):
+    """One start of the command: the first one, and one for each --resume."""
+
+    started: str = Field(description="time, ISO 8601, UTC")
+    parts: int = Field(0, description="parts that it finished")
+    images: int = Field(0, description="images that it classified")
+    errors: int = Field(0, description="files that it could not read")
+    starting_s: float = Field(0.0, description="seconds until its first part began")
+    seconds: float = Field(0.0, description="seconds until its last finished part")
+
+
+class RunRecord(Settings):
+    """The content of ``run.json``."""
+
+    format: Literal[2] = Field(2, description="version of this layout")
+    state: Literal["listing", "running", "finished", "stopped", "failed"] = Field(description="how far the run is")
+    error: str | None = Field(None, description="why it stopped or failed, in one sentence")
+    arguments: RunArguments
+    bundle: RunBundle
+    versions: dict[str, str] = Field(description="versions of the software that started it")
+    started: str = Field(description="time, ISO 8601, UTC")
+    updated: str = Field(description="time of this record, ISO 8601, UTC")
+    finished: str | None = Field(None, description="time, ISO 8601, UTC")
+    counts: RunCounts = RunCounts()
+    timings: RunTimings = RunTimings()
+    throughput: RunThroughput = RunThroughput()
+    sessions: tuple[RunSession, ...] = Field((), description="the starts of the command, in order")
+
+    @classmethod
+    def begin(cls, arguments: RunArguments, bundle: RunBundle) -> RunRecord:
+        """Return the record of a run that starts now."""
+        moment = now()
+        return cls(
+            state="listing",
+            arguments=arguments,
+            bundle=bundle,
+            versions=_versions(),
+            started=moment,
+            updated=moment,
+        )
+
+
+def now() -> str:
+    """Return the time as ISO 8601, UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _versions() -> dict[str, str]:
+    libraries = {name: version(name) for name in ("ray", "torch", "torchvision", "pyarrow")}
+    return {"leukoray": __version__, "python": platform.python_version(), **libraries}

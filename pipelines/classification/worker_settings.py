@@ -1,0 +1,58 @@
+"""What every worker of a run needs to know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipelines.classification.location import Location
+    from pipelines.classification.patience import Patience
+    from pipelines.classification.record import RunArguments
+    from pipelines.classification.run_folder import RunFolder
+    from pipelines.classification.storage import Folder
+    from runtime.cluster import WorkerPlan
+
+__all__ = ["WorkerSettings"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """Settings of the workers; no field may show a secret where it is printed.
+
+    Attributes:
+        slides: Folder of slides.
+        run: Folder of the run.
+        patience: How long storage that fails is tried again.
+        gradcam: Which images get an overlay: ``all``, ``flagged`` or ``none``.
+        colour_map: Colours of the overlays.
+        batch_size: Images per forward pass.
+        threads: Torch threads.
+        loaders: Threads that read and decode.
+        device: Torch device.
+    """
+
+    slides: Location
+    run: Location
+    patience: Patience
+    gradcam: str
+    colour_map: str
+    batch_size: int
+    threads: int
+    loaders: int
+    device: str
+
+    @classmethod
+    def of_run(cls, source: Folder, run: RunFolder, arguments: RunArguments, plan: WorkerPlan) -> WorkerSettings:
+        """Return the settings of the workers of one run."""
+        return cls(
+            slides=source.location,
+            run=run.folder.location,
+            patience=source.patience,
+            gradcam=arguments.gradcam,
+            colour_map=arguments.colour_map,
+            batch_size=arguments.batch_size,
+            threads=plan.threads,
+            loaders=plan.loaders,
+            device=plan.device,
+        )
