@@ -13,6 +13,10 @@ import tempfile
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(PROJECT))
+
+from tuning.record import SearchRecord
+
 RECIPE = PROJECT / "core" / "training" / "recipes" / "cell-crop-step.json"
 
 
@@ -47,7 +51,7 @@ def main() -> None:
 def search(
     options: argparse.Namespace, recipe: Path, folder: Path, seed: int, stopping: str
 ) -> tuple[int, float, float, int]:
-    """Return the epochs trained, the best trial's accuracy and loss on what was kept out, and its number."""
+    """Return the epochs trained, the best trial's accuracy and loss on the measured images, and its number."""
     out = folder / f"{stopping}-{seed}"
     command = [sys.executable, str(PROJECT / "tuning" / "search.py"), str(options.data), "--out", str(out)]
     command += ["--recipe", str(recipe), "--weights", "none", "--search", "random", "--stopping", stopping]
@@ -56,10 +60,11 @@ def search(
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stderr)
-    record = json.loads((out / "search.json").read_text())
-    image = record["result"]["metrics"]["image"]
-    epochs = record["counts"]["epochs"]
-    return epochs, image["accuracy"]["value"], image["loss"]["value"], record["result"]["trial"]
+    record = SearchRecord.load(out)
+    if record.result is None or record.counts is None:
+        sys.exit(f"no trial of {out} ended with weights")
+    image = record.result.metrics.image
+    return record.counts.epochs, image.accuracy.value, image.loss.value, record.result.trial
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import statistics
 import subprocess
 import sys
@@ -27,7 +26,9 @@ import psutil
 import torch
 
 from core.training.run import TrainingRun, TrainingSettings
+from tuning.record import SearchRecord
 from tuning.space import configure
+from tuning.trials import read_trials
 
 MIB = 1024 * 1024
 
@@ -39,7 +40,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--samples", type=int, default=1280, help="per epoch")
-    parser.add_argument("--groups", help="as for search.py; without it every kept out image is watched")
+    parser.add_argument("--groups", help="as for search.py; without it every held out image is watched")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--at-once", type=int, default=4, help="trials at once whose memory is looked at")
     options = parser.parse_args()
@@ -105,9 +106,9 @@ def plain_loop(options: argparse.Namespace, out: Path, folder: Path) -> float:
     )
     run = TrainingRun.prepare(settings, threads=torch.get_num_threads())
     training, validation = run.split()
-    for trial in json.loads((out / "trials.json").read_text()):
-        recipe = run.recipe.model_copy(update={"training": configure(run.recipe.training, trial["values"])})
-        checkpoint = folder / f"{trial['number']}.safetensors"
+    for trial in read_trials(str(out / "tune")).records:
+        recipe = run.recipe.model_copy(update={"training": configure(run.recipe.training, trial.values)})
+        checkpoint = folder / f"{trial.number}.safetensors"
         one = TrainingRun(settings, recipe, run.data, run.images, run.start, run.device)
         one.trainer(training, validation, checkpoint=checkpoint, name="plain", epochs=None).fit()
         checkpoint.unlink()
@@ -116,16 +117,15 @@ def plain_loop(options: argparse.Namespace, out: Path, folder: Path) -> float:
 
 def show_memory(out: Path, memory: dict[int, tuple[int, int]]) -> None:
     """Print what each of the trials at once took."""
-    record = json.loads((out / "search.json").read_text())
-    trials = json.loads((out / "trials.json").read_text())
+    record, trials = SearchRecord.load(out), read_trials(str(out / "tune")).records
     side = TrainingSettings.model_validate({"data": ".", "recipe": "cell-crop-step"}).load_recipe()
     edge = round(side.preprocessing.height * side.training.augmentation.margin)
-    shared = record["images"]["training"] * edge * edge * 3
+    shared = record.images.training * edge * edge * 3
     print(f"{len(trials)} trials at once; the images that they share: {shared / MIB:,.0f} MiB")
     for trial in trials:
-        resident, own = memory[trial["processes"][-1]]
+        resident, own = memory[trial.process or 0]
         print(
-            f"  trial {trial['number'] + 1}: first step after {trial['first_step']:.1f} s,"
+            f"  trial {trial.number}: first step after {trial.first_step or 0.0:.1f} s,"
             f" resident {resident / MIB:,.0f} MiB, of it unshared {own / MIB:,.0f} MiB"
         )
 
