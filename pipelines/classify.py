@@ -71,7 +71,7 @@ def classify(settings: ClassifySettings) -> int:
     """Do what the command does; return its exit code.
 
     Raises:
-        LeukorayError: Where bundle, slides or options cannot be used, or where the run cannot go on.
+        LeukorayError: Bundle, slides or options cannot be used, or where the run cannot go on.
     """
     started = time.perf_counter()
     bundle, patience = load_bundle(settings.model), Patience(settings.patience)

@@ -65,7 +65,7 @@ def export(settings: ExportSettings) -> int:
     """Run the command; return its exit code.
 
     Raises:
-        LeukorayError: Where bundle or options cannot be used, or the packages are missing.
+        LeukorayError: Bundle or options cannot be used, or the packages are missing.
     """
     try:
         import onnx  # noqa: PLC0415 - optional

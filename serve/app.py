@@ -26,8 +26,8 @@ def app(args: dict[str, Any]) -> Application:
     """Build the application from what stands under ``args``, and the environment.
 
     Raises:
-        SettingsError: Where a setting cannot be used.
-        BundleError: Where the bundle cannot be used; Serve would try to start it twenty times.
+        SettingsError: A setting cannot be used.
+        BundleError: The bundle cannot be used; Serve would try to start it twenty times.
     """
     return build(read_settings(args))
 
@@ -36,7 +36,7 @@ def build(settings: ServeSettings) -> Application:
     """Build the application.
 
     Raises:
-        LeukorayError: Where settings, keys or bundle cannot be used.
+        LeukorayError: Settings, keys or bundle cannot be used.
     """
     settings.keys()
     load_bundle(settings.bundle)

@@ -105,7 +105,7 @@ class ServedBundles:
         """Switch to the bundle that the config names; where it cannot be used, serve the one accepted last.
 
         Raises:
-            LeukorayError: Where a classifier that starts can serve neither.
+            LeukorayError: A classifier that starts can serve neither.
         """
         async with self._changing:
             state: SharedState = await self._registry.call("read", self._replica)
@@ -129,7 +129,7 @@ class ServedBundles:
         """Report what is served, and switch where another bundle was accepted since; called every few seconds.
 
         Raises:
-            LeukorayError: Where this classifier cannot serve the bundle that the others serve.
+            LeukorayError: This classifier cannot serve the bundle that the others serve.
         """
         if not self._loaded:
             await self.change({})

@@ -50,7 +50,7 @@ class Classifier:
         registry: Registry of the application; None: the one of the application that Serve runs this in.
 
     Raises:
-        LeukorayError: Where the device cannot be used.
+        LeukorayError: The device cannot be used.
     """
 
     def __init__(self, settings: ServeSettings, registry: AnyRegistry | None = None) -> None:
@@ -72,7 +72,7 @@ class Classifier:
         """Switch to the bundle that the config names; Serve calls this at the start and at each change.
 
         Raises:
-            LeukorayError: Where a classifier that starts has no bundle that it may serve.
+            LeukorayError: A classifier that starts has no bundle that it may serve.
         """
         await self.bundles.change(user_config)
 
@@ -92,8 +92,8 @@ class Classifier:
         """Tell Serve that a forward pass hangs, or that this classifier cannot serve what the others serve.
 
         Raises:
-            RuntimeError: Where a pass has taken a minute.
-            LeukorayError: Where the bundle that was accepted last cannot be used here.
+            RuntimeError: A pass has taken a minute.
+            LeukorayError: The bundle that was accepted last cannot be used here.
         """
         begun = self._begun
         if begun is not None and time.monotonic() - begun > _STUCK_S:

@@ -19,7 +19,7 @@ class RequestError(LeukorayError):
 
     Attributes:
         status: HTTP status.
-        headers: Of the response.
+        headers: Headers of the response.
     """
 
     def __init__(self, code: str, message: str, status: int = 400, headers: Mapping[str, str] | None = None) -> None:

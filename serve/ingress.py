@@ -79,7 +79,7 @@ def build_application(settings: ServeSettings, classifier: DeploymentHandle, reg
         registry: Registry that adds up the counters of all ingresses.
 
     Raises:
-        SettingsError: Where the keys cannot be read.
+        SettingsError: The keys cannot be read.
     """
     metrics = Metrics()
     counters = SharedCounters(metrics, registry)

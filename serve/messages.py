@@ -17,9 +17,9 @@ class Model:
     """What the rest of the service needs to know of a bundle.
 
     Attributes:
-        id: Of the bundle.
+        id: Identity of the bundle.
         class_names: In the order of the probabilities.
-        preprocessing: From picture to input.
+        preprocessing: How a picture becomes the network's input.
         map_shape: Height and width of a class map.
         facts: What ``/v1/model`` says of it.
     """

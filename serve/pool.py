@@ -33,7 +33,7 @@ class Stop:
         """Go on, or stop here; called by the work before each of its steps.
 
         Raises:
-            StoppedError: Where the work was asked to stop.
+            StoppedError: The work was asked to stop.
         """
         if self._asked:
             raise StoppedError

@@ -66,7 +66,7 @@ def serve(options: StandaloneSettings) -> int:
     """Serve until SIGINT or SIGTERM; return the exit code.
 
     Raises:
-        LeukorayError: Where settings, keys, bundle, port or cluster cannot be used.
+        LeukorayError: Settings, keys, bundle, port or cluster cannot be used.
     """
     settings = read_settings({name: getattr(options, name) for name in options.model_fields_set - _OWN})
     _check_port(options.host, options.port)

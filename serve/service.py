@@ -180,7 +180,7 @@ class Service:
         """Classify an image file; one that cannot be used gets its error.
 
         Raises:
-            RequestError: Where there is no room at the classifiers, or none answers.
+            RequestError: There is no room at the classifiers, or none answers.
         """
         return await self._classify(data, gradcam=gradcam)
 
@@ -188,7 +188,7 @@ class Service:
         """Classify a decoded image, (H, W, 3) uint8 RGB.
 
         Raises:
-            RequestError: Where there is no room at the classifiers, or none answers.
+            RequestError: There is no room at the classifiers, or none answers.
         """
         return await self._classify(rgb, gradcam=gradcam)
 

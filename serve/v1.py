@@ -204,7 +204,9 @@ async def classify(
 )
 async def gradcam(
     request: Request,
-    colour_map: Annotated[Literal["jet", "turbo", "viridis", "inferno"], Query(description="of the heatmap")] = "jet",
+    colour_map: Annotated[
+        Literal["jet", "turbo", "viridis", "inferno"], Query(description="colours of the heatmap")
+    ] = "jet",
     strength: Annotated[float, Query(ge=0, le=1, description="weight of the colours")] = 0.4,
 ) -> Response:
     """Send one image as the body; get a PNG."""

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from core.data.laboratories import TrainingData
-from core.errors import DataError
+from core.errors import DataError, SettingsError
 from runtime.progress import say
+from tuning.experiment import grace_period
 from tuning.record import Images
 from tuning.shared_images import SharedImages
 from tuning.trial import TrialData
 
 if TYPE_CHECKING:
+    from core.training.config import TrainingConfig
     from core.training.run import TrainingRun
     from runtime.cluster import WorkerPlan
     from tuning.settings import SearchSettings
     from tuning.space import Space
 
-__all__ = ["Prepared"]
+__all__ = ["Prepared", "check_options"]
 
 
 @dataclass(frozen=True)
@@ -130,3 +133,21 @@ def _halves(run: TrainingRun, held_out: list[int]) -> tuple[list[int], list[int]
             raise
         return held_out, held_out
     return choosing, measuring
+
+
+def check_options(settings: SearchSettings, space: Space, config: TrainingConfig) -> None:
+    """Refuse options that contradict each other, before any image is read; warn of those that rarely make sense.
+
+    Raises:
+        SettingsError: With code ``bad-space`` or ``no-mlflow``.
+    """
+    if (settings.search == "grid") != space.is_grid:
+        raise SettingsError("bad-space", "--search grid and settings with grid_search in --space go together.")
+    if settings.search == "tpe" and space.has_normal:
+        raise SettingsError("bad-space", "TPE proposes no normally distributed values; give --search random.")
+    if settings.mlflow and importlib.util.find_spec("mlflow") is None:
+        raise SettingsError("no-mlflow", "MLflow is not installed here: pip install mlflow, or leave --mlflow away.")
+    if settings.stopping == "asha" and (grace := grace_period(settings, config, space)) >= config.epochs:
+        say(f"warning: no trial can be stopped early, since {config.epochs} epochs are not more than {grace}")
+    if settings.stopping == "asha" and config.schedule == "one-cycle":
+        say("warning: one-cycle schedules end low and start high; stopping early misjudges them (--stopping none)")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 import time
@@ -16,24 +15,22 @@ if __package__ in {None, ""}:  # started as a script: let the project's packages
 import ray
 
 from core import __version__
-from core.errors import SettingsError
 from runtime.cluster import OptionNames, WorkerPlan, connected, plan_workers, wait_for_room
 from runtime.command import FAILED, refuse_existing, run_command
 from runtime.progress import say
 from runtime.training import prepare_run
 from tuning.checkpoints import release_trainer
-from tuning.experiment import experiment_folder, grace_period, run_trials
+from tuning.experiment import experiment_folder, run_trials
 from tuning.outcome import count, say_result
-from tuning.preparation import Prepared
+from tuning.preparation import Prepared, check_options
 from tuning.record import Identity, Plan, SearchRecord
 from tuning.report import REPORT, write_report
 from tuning.settings import SearchSettings
-from tuning.space import Space, load_space
+from tuning.space import load_space
 from tuning.tables import write_tables
 from tuning.winner import refuse_foreign, write_winner
 
 if TYPE_CHECKING:
-    from core.training.config import TrainingConfig
     from tuning.trials import Trials
 
 __all__ = ["SearchSettings", "main", "search"]
@@ -52,14 +49,14 @@ def search(settings: SearchSettings) -> int:
         Exit code: 1 where a trial failed or none can be used, otherwise 0.
 
     Raises:
-        LeukorayError: Where data, space, recipe or options cannot be used.
+        LeukorayError: Data, space, recipe or options cannot be used.
     """
     started = time.monotonic()
     settings = settings.model_copy(update={"out": settings.out.absolute(), "data": settings.data.absolute()})
     earlier = SearchRecord.load(settings.out) if settings.resume else refuse_existing(settings.out)
     recipe = settings.load_recipe()
     space = load_space(settings.space, recipe.training)
-    _check(settings, space, recipe.training)
+    check_options(settings, space, recipe.training)
     device = "cpu" if settings.gpus_per_trial == 0 else "auto"
     run = prepare_run(settings, device=device, threads=os.cpu_count() or 1)
     identity = Identity.of(settings, run, space)
@@ -83,20 +80,6 @@ def search(settings: SearchSettings) -> int:
             record = record.change(seconds=round(spent, 1), state="interrupted")
             record.save()
     return _finish(settings, prepared, record, trials)
-
-
-def _check(settings: SearchSettings, space: Space, config: TrainingConfig) -> None:
-    """Refuse options that contradict each other, before anything is read."""
-    if (settings.search == "grid") != space.is_grid:
-        raise SettingsError("bad-space", "--search grid and settings with grid_search in --space go together.")
-    if settings.search == "tpe" and space.has_normal:
-        raise SettingsError("bad-space", "TPE proposes no normally distributed values; give --search random.")
-    if settings.mlflow and importlib.util.find_spec("mlflow") is None:
-        raise SettingsError("no-mlflow", "MLflow is not installed here: pip install mlflow, or leave --mlflow away.")
-    if settings.stopping == "asha" and (grace := grace_period(settings, config, space)) >= config.epochs:
-        say(f"warning: no trial can be stopped early, since {config.epochs} epochs are not more than {grace}")
-    if settings.stopping == "asha" and config.schedule == "one-cycle":
-        say("warning: one-cycle schedules end low and start high; stopping early misjudges them (--stopping none)")
 
 
 def _plan(settings: SearchSettings) -> WorkerPlan:

@@ -100,7 +100,7 @@ def configure(config: TrainingConfig, values: Mapping[str, Any]) -> TrainingConf
 
     Args:
         config: The recipe's.
-        values: By setting; ``augmentation.NAME`` for the augmentation.
+        values: Values by setting; ``augmentation.NAME`` for the augmentation.
 
     Raises:
         SettingsError: With code ``bad-space`` where a setting refuses its value.

@@ -67,7 +67,7 @@ def prepare_image(
         max_pixels: Refuse pictures with more pixels than this.
 
     Raises:
-        ImageError: Where the image cannot be used.
+        ImageError: The image cannot be used.
 
     Example:
         >>> picture, prepared = prepare_image(Path("cell.jpg").read_bytes(), bundle.record.preprocessing)

@@ -53,7 +53,7 @@ class Predictor:
         """Decode one file and cut out the network's input; safe to call from several threads.
 
         Raises:
-            ImageError: Where the file cannot be used.
+            ImageError: The file cannot be used.
         """
         return prepare_image(data, self.bundle.record.preprocessing)
 

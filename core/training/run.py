@@ -214,8 +214,8 @@ class TrainingRun:
 
         Args:
             held_out: Predictions of images that were not trained on.
-            chosen: Which of them to take, (N,) bool; they are of known classes.
-            confidence: From logits to probabilities and flags.
+            chosen: Images to take, (N,) bool; they are of known classes.
+            confidence: How logits become probabilities and flags.
         """
         return self._predicted(held_out, np.flatnonzero(chosen), [(np.arange(int(chosen.sum())), confidence)])
 
@@ -224,7 +224,7 @@ class TrainingRun:
 
         Args:
             held_out: Predictions of images that were not trained on.
-            chosen: Which of them to take, (N,) bool; they are of known classes.
+            chosen: Images to take, (N,) bool; they are of known classes.
 
         Returns:
             The predictions; None where a class has too few sources for two halves.

@@ -30,7 +30,7 @@ def list_images(source: Folder, run: RunFolder, part_size: int, limit: int | Non
 
     Raises:
         DataError: With code ``not-found``, or ``no-images`` where there is none.
-        StorageError: Where the storage fails.
+        StorageError: The storage fails.
     """
     images = run.read_list()
     if images is None:

@@ -46,7 +46,7 @@ def classify_parts(
         journal: Journal of the run; a session is added to it.
 
     Raises:
-        LeukorayError: Where a worker could not go on; what is done is kept.
+        LeukorayError: A worker could not go on; what is done is kept.
     """
     run.clean()
     parts = run.unfinished_parts(images.parts)

@@ -62,7 +62,7 @@ def list_slides(root: Folder) -> Iterator[Entry | None]:
 
     Raises:
         DataError: With code ``not-found`` where the folder does not exist.
-        StorageError: Where the storage fails, or the folder goes away meanwhile.
+        StorageError: The storage fails, or the folder goes away meanwhile.
     """
     if not root.is_folder():
         raise no_such_slides(root)

@@ -94,8 +94,8 @@ class PartClassifier:
             Numbers of ``images`` and ``errors``, and ``begun``, the time in seconds since the epoch.
 
         Raises:
-            LeukorayError: Where the storage fails, the slides are gone, or the part keeps ending its worker.
-            OSError: Where the storage refuses what a run needs.
+            LeukorayError: The storage fails, the slides are gone, or the part keeps ending its worker.
+            OSError: The storage refuses what a run needs.
         """
         begun = time.time()
         attempts = PartAttempts(self._run.folder, part)

@@ -24,7 +24,7 @@ class WorkerSettings:
         slides: Folder of slides.
         run: Folder of the run.
         patience: How long storage that fails is tried again.
-        gradcam: Which images get an overlay: ``all``, ``flagged`` or ``none``.
+        gradcam: Images that get an overlay: ``all``, ``flagged`` or ``none``.
         colour_map: Colours of the overlays.
         batch_size: Images per forward pass.
         threads: Torch threads.

@@ -58,7 +58,7 @@ def describe_data(data: ClassFolders, predicted: Predicted, *, half: Half | None
     Args:
         data: The images on disk.
         predicted: Predictions of the readable images of known classes.
-        half: Which half was taken.
+        half: Half that was taken.
         unreadable: Number of files that could not be used.
     """
     grouped = bool(predicted.named.any())

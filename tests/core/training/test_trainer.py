@@ -47,7 +47,7 @@ def config(**changes: object) -> TrainingConfig:
 
 
 def test_it_learns_and_keeps_the_best_weights() -> None:
-    run = trainer(config(epochs=12, patience=12, learning_rate=1e-3))
+    run = trainer(config(epochs=6, patience=6, learning_rate=1e-3))
     epochs: list[Epoch] = []
     run.fit(epochs.append)
     losses = [epoch.validation_loss for epoch in epochs]
@@ -84,7 +84,7 @@ def test_the_same_seed_gives_the_same_weights() -> None:
 
 @pytest.mark.parametrize("schedule", ["step", "one-cycle"])
 def test_a_killed_run_continues_to_the_same_weights(schedule: str, tmp_path: Path) -> None:
-    settings = config(schedule=schedule, step_size=1, gamma=0.5)
+    settings = config(epochs=3, schedule=schedule, step_size=1, gamma=0.5)
     undisturbed = trainer(settings)
     undisturbed.fit()
 
@@ -100,7 +100,7 @@ def test_a_killed_run_continues_to_the_same_weights(schedule: str, tmp_path: Pat
     assert resumed.resume()
     assert resumed.progress.epoch == 2
     resumed.fit()
-    assert [row["epoch"] for row in resumed.progress.history] == [1, 2, 3, 4]
+    assert [row["epoch"] for row in resumed.progress.history] == [1, 2, 3]
     for one, other in zip(undisturbed.network.parameters(), resumed.network.parameters(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
 
@@ -130,10 +130,12 @@ def test_a_full_disk_while_saving_is_an_error_that_names_the_checkpoint(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_patience_stops_early() -> None:
-    run = trainer(config(epochs=30, patience=1, learning_rate=0.3))
+def test_patience_stops_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = iter([(0.3, 1.0), (0.2, 1.0), (0.25, 1.0), (0.2, 1.0), (0.1, 1.0)])
+    monkeypatch.setattr(Trainer, "_validate", lambda _: next(losses))
+    run = trainer(config(epochs=5, patience=2))
     run.fit()
-    assert run.progress.epoch < 30
+    assert (run.progress.epoch, run.progress.best_epoch) == (4, 2)
 
 
 def test_a_loss_that_is_no_number_ends_the_run() -> None:
@@ -144,8 +146,8 @@ def test_a_loss_that_is_no_number_ends_the_run() -> None:
 
 def test_step_decay_is_the_notebooks() -> None:
     rates: list[float] = []
-    trainer(config(epochs=4, step_size=2, gamma=0.1, patience=9)).fit(lambda epoch: rates.append(epoch.learning_rate))
-    np.testing.assert_allclose(rates, [3e-4, 3e-4, 3e-5, 3e-5])
+    trainer(config(epochs=3, step_size=2, gamma=0.1, patience=9)).fit(lambda epoch: rates.append(epoch.learning_rate))
+    np.testing.assert_allclose(rates, [3e-4, 3e-4, 3e-5])
 
 
 def test_balance_draws_rare_sources_as_often() -> None:
