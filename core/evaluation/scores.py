@@ -116,7 +116,8 @@ class Evaluation(Settings):
     sources: int = Field(description="different sources")
     image: Level = Field(description="scores that count images")
     source: Level = Field(
-        description="scores of the mean probability of each source's images; a source with several labels counts once for each"
+        description="scores of the mean probability of each source's images; a source with several labels counts"
+        " once for each"
     )
     flags: dict[str, float] = Field(description="share flagged, share of the errors that are flagged, per flag")
 
