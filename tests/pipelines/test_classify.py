@@ -215,7 +215,7 @@ def test_a_worker_that_cannot_write_ends_the_run_with_a_sentence(
     with pytest.raises(SettingsError, match="do not fit"):  # begins the run
         classify(settings(slides, out, small_bundle, workers=1000, cpus_per_worker=1))
     (out / "gradcam").write_text("in the way")
-    with pytest.raises(LeukorayError, match="gradcam.*--resume") as caught:
+    with pytest.raises(LeukorayError, match=r"gradcam.*--resume") as caught:
         classify(settings(slides, out, small_bundle))
     assert caught.value.code == "storage-refuses"
     record = RunRecord.model_validate_json((out / "run.json").read_text())

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 from contextlib import closing, nullcontext
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
@@ -25,6 +24,7 @@ from pipelines.demo import draw_slides
 from runtime.cluster import WorkerPlan
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from collections.abc import Generator, Iterator, Sequence
 
     import pandas as pd
@@ -188,7 +188,7 @@ def test_slides_that_are_moved_away_stop_the_run_until_they_are_back(
     for empty in (False, True):
         with monkeypatch.context() as patch:
             patch.setattr(parts_module, "part_rows", move_after_the_first)
-            with pytest.raises(LeukorayError, match="is gone or empty now.*--resume") as caught:
+            with pytest.raises(LeukorayError, match=r"is gone or empty now.*--resume") as caught:
                 classify(settings(moving, out, small_bundle, part_size=2, resume=empty))
         assert caught.value.code == "slides-gone"
         assert record(out).state == "failed"
@@ -217,7 +217,7 @@ def test_a_full_disk_is_put_on_record_and_the_run_continues(
 ) -> None:
     out = small_disk / "run"
     (small_disk / "in-the-way").write_bytes(bytes(360_000))
-    with pytest.raises(LeukorayError, match="the disk is full.*--resume") as caught:
+    with pytest.raises(LeukorayError, match=r"the disk is full.*--resume") as caught:
         classify(settings(slides, out, small_bundle))
     assert caught.value.code == "disk-full"
     assert str(out) in caught.value.message

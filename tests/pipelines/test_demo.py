@@ -61,7 +61,7 @@ def test_slides_of_someone_else_are_left_alone(name: str, tmp_path: Path) -> Non
     (tmp_path / "lab" / name).parent.mkdir(parents=True)
     (tmp_path / "lab" / name).write_text("mine")
     before = snapshot(tmp_path)
-    with pytest.raises(SettingsError, match="exists already.*another --out") as caught:
+    with pytest.raises(SettingsError, match=r"exists already.*another --out") as caught:
         demo._demo(DemoSettings(out=tmp_path / "lab"))
     assert caught.value.code == "demo-exists"
     assert snapshot(tmp_path) == before
@@ -72,7 +72,7 @@ def test_a_run_of_someone_else_is_left_alone(name: str, drawn: Path, tmp_path: P
     shutil.copytree(drawn, tmp_path / "lab" / "slides")
     (tmp_path / "lab" / "run").mkdir()
     (tmp_path / "lab" / name).write_text("{}")
-    with pytest.raises(SettingsError, match="choose another folder.*remove") as caught:
+    with pytest.raises(SettingsError, match=r"choose another folder.*remove") as caught:
         demo._demo(DemoSettings(out=tmp_path / "lab", images=20))
     assert caught.value.code == "demo-exists"
     assert snapshot(tmp_path / "lab" / "run") == {Path(name).name: b"{}"}

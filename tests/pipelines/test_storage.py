@@ -6,7 +6,6 @@ import dataclasses
 import errno
 import os
 import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +16,7 @@ from pipelines.classification.slides import list_slides
 from pipelines.classification.storage import StorageError, open_folder
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from collections.abc import Callable, Iterator
 
 QUICK = Patience(limit_s=0.3, first_s=0.01)
@@ -110,7 +110,7 @@ def test_every_call_is_tried_again_and_then_stops_with_a_sentence(tmp_path: Path
 
     for again, never in zip(calls(2), calls(1e9), strict=True):
         assert again() not in (False, [])
-        with pytest.raises(StorageError, match="after 0.3 s of trying.*SLOW_DOWN.*--resume") as caught:
+        with pytest.raises(StorageError, match=r"after 0.3 s of trying.*SLOW_DOWN.*--resume") as caught:
             never()
         assert caught.value.code == "storage-fails"
         assert str(tmp_path) in caught.value.message
@@ -176,7 +176,7 @@ def test_a_full_disk_is_one_sentence_at_once_and_leaves_no_litter(small_disk: Pa
     folder = open_folder(str(small_disk), Patience())
     folder.write("a/kept", b"k")
     for write in (folder.write, folder.write_plain):
-        with pytest.raises(StorageError, match="the disk is full.*--resume") as caught:
+        with pytest.raises(StorageError, match=r"the disk is full.*--resume") as caught:
             write("a/large", bytes(400_000))
         assert caught.value.code == "disk-full"
         assert str(small_disk / "a" / "large") in caught.value.message
