@@ -24,7 +24,6 @@ from pipelines.demo import draw_slides
 from runtime.cluster import WorkerPlan
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from collections.abc import Generator, Iterator, Sequence
     from pathlib import Path
 

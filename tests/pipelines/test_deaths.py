@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 import pytest
-import ray
 
 from core.errors import LeukorayError
 from pipelines.classification import parts
@@ -20,6 +19,8 @@ from pipelines.demo import draw_slides
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import ray
 
     from pipelines.classification.worker_settings import WorkerSettings
 

@@ -16,7 +16,6 @@ from pipelines.classification.slides import list_slides
 from pipelines.classification.storage import StorageError, open_folder
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
