@@ -63,12 +63,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def quick(command: str) -> str:
     """Replace what takes an hour or the internet; the rest of the command stays as it stands."""
-    recipe = json.loads((PROJECT / "core" / "recipes" / "cell-crop.json").read_text())
+    recipe = json.loads((PROJECT / "core" / "training" / "recipes" / "cell-crop.json").read_text())
     recipe["preprocessing"] |= {"height": 64, "width": 64}
     recipe["training"] |= {"epochs": 1, "samples_per_epoch": 32}
     Path("recipe.json").write_text(json.dumps(recipe))
     if "tuning/search.py" in command:
-        step = json.loads((PROJECT / "core" / "recipes" / "cell-crop-step.json").read_text())
+        step = json.loads((PROJECT / "core" / "training" / "recipes" / "cell-crop-step.json").read_text())
         step["preprocessing"], step["training"] = (
             recipe["preprocessing"],
             step["training"]

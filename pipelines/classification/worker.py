@@ -15,7 +15,7 @@ import cv2
 import pyarrow as pa
 import torch
 
-from core.errors import ImageError
+from core.errors import ImageError, LeukorayError
 from core.images.decoder import MAX_BYTES
 from core.images.overlay import DISPLAY_SIDE, NO_EVIDENCE, encode_jpeg, overlay, shrink_to, write_words
 from core.images.reading import processing
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from core.images.decoder import Picture
     from core.images.preprocessing import Prepared
     from core.model.bundle import Bundle
     from core.model.prediction import Prediction
@@ -63,6 +64,10 @@ class _Refused:
     entry: Entry
     code: str
     message: str
+
+
+class TooLittleMemoryError(OSError):
+    """There is too little memory at present; it may pass, as when other processes end."""
 
 
 class PartClassifier:
@@ -125,16 +130,35 @@ class PartClassifier:
             return _Refused(entry, entry.code, entry.message)
         try:
             data = _read(self._source, entry.path)
-            with processing():
-                picture, prepared = self._predictor.prepare(data)
-                display, factor = shrink_to(picture.rgb, DISPLAY_SIDE)
+            picture, prepared, display, factor = self._settings.patience.retry(lambda: self._prepare(entry, data))
         except ImageError as error:
             return _Refused(entry, error.code, error.message)
+        except TooLittleMemoryError as error:
+            raise LeukorayError(
+                "too-little-memory",
+                f"There is too little memory to decode {entry.image} of {entry.slide}; lower --workers, and use"
+                " --resume.",
+            ) from error
         except OSError as error:
             if not self._source.has_content():
                 raise slides_gone(self._source) from error
             return _Refused(entry, *_describe_os_error(error, self._source))
         return _Loaded(entry, prepared, display, factor, picture.width, picture.height, len(data))
+
+    def _prepare(self, entry: Entry, data: bytes) -> tuple[Picture, Prepared, NDArray[np.uint8], float]:
+        """Decode one image, cut out the network's input, and make a copy to draw on.
+
+        Raises:
+            TooLittleMemoryError: There is too little memory at present, which says nothing of the image.
+        """
+        try:
+            with processing():
+                picture, prepared = self._predictor.prepare(data)
+                return picture, prepared, *shrink_to(picture.rgb, DISPLAY_SIDE)
+        except ImageError as error:
+            if error.code == "out-of-memory":
+                raise TooLittleMemoryError(errno.ENOMEM, error.message, entry.image) from error
+            raise
 
     def _load_ahead(self, entries: Sequence[Entry]) -> Iterator[_Loaded | _Refused]:
         """Decode in the background, a few batches ahead of the network and no more."""

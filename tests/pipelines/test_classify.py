@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shutil
+import time
 from typing import TYPE_CHECKING
 
 import cv2
@@ -15,7 +16,7 @@ import pytest
 from hostile import write_hostile_files, write_odd_files
 from PIL import Image
 
-from core.errors import BundleError, DataError, LeukorayError, SettingsError
+from core.errors import BundleError, DataError, ImageError, LeukorayError, SettingsError
 from core.images.drawings import CLASS_NAMES
 from core.model.bundle import load_bundle
 from core.model.predictor import Predictor
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
+
+    from pipelines.classification.storage import Folder
 
 COLUMNS = [
     "slide",
@@ -282,17 +285,11 @@ def test_a_hostile_folder_becomes_rows(small_bundle: Path, cluster: None, tmp_pa
     assert classify(settings(slides, out, small_bundle, resume=True, max_error_rate=1)) == 0
 
 
-def test_a_file_that_kills_its_worker_is_left_out_in_the_end(small_bundle: Path, tmp_path: Path) -> None:
-    """A part that was begun three times is worked through on record; the recorded file is not tried again."""
-    draw_slides(tmp_path / "slides", 20, broken=False)
-    source, folder = open_folder(str(tmp_path / "slides")), RunFolder(open_folder(str(tmp_path / "run")))
-    write_list(folder, list_slides(source), 60)
-    record = {"number": 3, "deaths": {"4": 2, "9": 1}, "decoding": 9}
-    folder.folder.write(".work/attempts/part-00000000.json", json.dumps(record).encode())
-    worker = WorkerSettings(
+def worker_settings(source: Folder, run: RunFolder, patience: Patience | None = None) -> WorkerSettings:
+    return WorkerSettings(
         slides=source.location,
-        run=folder.folder.location,
-        patience=Patience(),
+        run=run.folder.location,
+        patience=patience or Patience(),
         gradcam="none",
         colour_map="jet",
         batch_size=8,
@@ -300,6 +297,42 @@ def test_a_file_that_kills_its_worker_is_left_out_in_the_end(small_bundle: Path,
         loaders=2,
         device="cpu",
     )
+
+
+@pytest.mark.parametrize("failures", [2, 10_000])
+def test_too_little_memory_is_no_fault_of_the_file(
+    failures: int, small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried again; where it lasts, the part stays unfinished."""
+    draw_slides(tmp_path / "slides", 20, broken=False)
+    source, folder = open_folder(str(tmp_path / "slides")), RunFolder(open_folder(str(tmp_path / "run")))
+    write_list(folder, list_slides(source), 60)
+    settings = worker_settings(source, folder, Patience(limit_s=0.3, first_s=0.01))
+    classifier = PartClassifier(load_bundle(small_bundle), settings)
+    prepare, left = classifier._predictor.prepare, iter(range(failures))
+
+    def short_of_memory(data: bytes) -> object:
+        if next(left, None) is not None:
+            raise ImageError("out-of-memory", "There is too little memory.")
+        return prepare(data)
+
+    monkeypatch.setattr(classifier._predictor, "prepare", short_of_memory)
+    if failures == 2:
+        assert classifier.classify(0) == {"images": 60, "errors": 0, "begun": pytest.approx(time.time(), abs=60)}
+        return
+    with pytest.raises(LeukorayError, match=r"too little memory to decode cell-\d+\.jpg .*--workers.*--resume"):
+        classifier.classify(0)
+    assert not (tmp_path / "run" / "predictions").exists()
+
+
+def test_a_file_that_kills_its_worker_is_left_out_in_the_end(small_bundle: Path, tmp_path: Path) -> None:
+    """A part that was begun three times is worked through on record; the recorded file is not tried again."""
+    draw_slides(tmp_path / "slides", 20, broken=False)
+    source, folder = open_folder(str(tmp_path / "slides")), RunFolder(open_folder(str(tmp_path / "run")))
+    write_list(folder, list_slides(source), 60)
+    record = {"number": 3, "deaths": {"4": 2, "9": 1}, "decoding": 9}
+    folder.folder.write(".work/attempts/part-00000000.json", json.dumps(record).encode())
+    worker = worker_settings(source, folder)
     progress: list[str] = []
     counts = PartClassifier(load_bundle(small_bundle), worker, lambda: progress.append("")).classify(0)
     assert counts["errors"] == 2

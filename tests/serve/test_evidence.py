@@ -16,8 +16,11 @@ from PIL import Image
 from core.images.decoder import decode
 from core.images.overlay import NO_EVIDENCE, write_words
 from core.model.bundle import load_bundle, save_bundle
+from pipelines.classification.patience import Patience
 from pipelines.classification.slides import Entry
-from pipelines.classification.worker import PartClassifier, WorkerSettings
+from pipelines.classification.storage import open_folder
+from pipelines.classification.worker import PartClassifier
+from pipelines.classification.worker_settings import WorkerSettings
 from serve.settings import ServeSettings
 
 if TYPE_CHECKING:
@@ -58,16 +61,14 @@ def test_the_service_says_that_there_is_evidence(small_bundle: Path) -> None:
     assert answer.json()["gradcam"]["evidence"] is True
 
 
-def test_the_overlay_of_a_batch_run_is_the_image_with_the_words(
-    blind: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pipelines.classification.worker.ray.get", lambda bundle: bundle)
+def test_the_overlay_of_a_batch_run_is_the_image_with_the_words(blind: Path, tmp_path: Path) -> None:
     (tmp_path / "slide").mkdir()
     (tmp_path / "slide" / "cell.png").write_bytes(GOOD)
     (tmp_path / "run").mkdir()
     settings = WorkerSettings(
-        slides=str(tmp_path),
-        run=str(tmp_path / "run"),
+        slides=open_folder(str(tmp_path)).location,
+        run=open_folder(str(tmp_path / "run")).location,
+        patience=Patience(0),
         gradcam="all",
         colour_map="jet",
         batch_size=1,
@@ -75,7 +76,7 @@ def test_the_overlay_of_a_batch_run_is_the_image_with_the_words(
         loaders=1,
         device="cpu",
     )
-    worker = PartClassifier(load_bundle(blind), settings)  # pyright: ignore[reportArgumentType]
+    worker = PartClassifier(load_bundle(blind), settings)
     entry = Entry("slide", "cell.png", str(tmp_path / "slide" / "cell.png").encode())
     (row,) = worker._finish([worker._load(entry)])  # pyright: ignore[reportArgumentType]
     drawn = decode((tmp_path / "run" / row["gradcam"]).read_bytes()).rgb

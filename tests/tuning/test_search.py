@@ -12,7 +12,7 @@ import pytest
 from drawn import draw_class_folders
 
 from core.errors import SettingsError
-from core.model.bundle import load_bundle
+from core.model.bundle import SearchTrial, load_bundle
 from core.model.predictor import Predictor
 from core.training.recipe import load_recipe
 from tuning.record import SearchRecord
@@ -80,9 +80,12 @@ def test_the_best_bundle_predicts_and_says_where_it_is_from(searched: Path, cell
         [Predictor(bundle).prepare(next((cells / "cells").rglob("*.jpg")).read_bytes())[1]]
     )
     assert prediction.label in bundle.class_names
-    assert bundle.record.training["search"] == {"trials": 5, "trial": best.number, "varied": best.values}
-    assert bundle.record.training["learning_rate"] == best.values["learning_rate"]
-    assert bundle.record.data["training_images"] == 32
+    training, data = bundle.record.training, bundle.record.data
+    assert training is not None
+    assert training.search == SearchTrial(trials=5, trial=best.number, varied=best.values)
+    assert training.learning_rate == best.values["learning_rate"]
+    assert data is not None
+    assert data.training_images == 32
     recipe = load_recipe(str(searched / "recipe.json"))
     assert recipe.training.learning_rate == best.values["learning_rate"]
 
@@ -91,7 +94,9 @@ def test_the_best_is_measured_on_sources_that_it_was_not_chosen_on(searched: Pat
     """Of 16 held out images, one source of each class is watched and chosen on, the other is measured."""
     record, bundle = SearchRecord.load(searched), load_bundle(searched / "best")
     assert record.images.model_dump() == {"training": 32, "held_out": 16, "watched": 8, "measured": 8, "nested": True}
-    assert bundle.metrics["validation"]["image"]["n"] == bundle.record.data["validation_images"] == 8
+    assert bundle.metrics is not None
+    assert bundle.record.data is not None
+    assert bundle.metrics.validation.image.n == bundle.record.data.validation_images == 8
     assert "other sources" in bundle.record.confidence.chosen_on
     assert record.result is not None
     assert record.result.comparison is not None
@@ -174,7 +179,10 @@ def test_trials_that_break_do_not_break_the_search(cells: Path, tmp_path: Path, 
     for rate in (0.001, 1000):
         assert states[rate, 50_000_000].state == "out-of-memory"
         assert "allocate" in states[rate, 50_000_000].reason
-    assert load_bundle(tmp_path / "out" / "best").record.training["search"]["trial"] == 0
+    training = load_bundle(tmp_path / "out" / "best").record.training
+    assert training is not None
+    assert training.search is not None
+    assert training.search.trial == 0
     page = (tmp_path / "out" / "report" / "index.html").read_text()
     assert "diverged" in page
     assert "Too few trials" in page
