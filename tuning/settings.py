@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import CliPositionalArg
 
 from core.training.run import TrainingSettings
@@ -97,6 +97,14 @@ class SearchSettings(TrainingSettings):
         description="continue a killed search: add it to the same command (another --time-budget may be given); never"
         " in a folder from a stranger, whose code could run here",
     )
+
+    @field_validator("storage")
+    @classmethod
+    def _without_secrets(cls, storage: str | None) -> str | None:
+        """Refuse credentials in the URI, since the search's record and Ray Tune's state would show them."""
+        if storage and "@" in storage.partition("://")[2].partition("/")[0]:
+            raise ValueError("give credentials by the environment (AWS_ACCESS_KEY_ID and so on), not in the URI")
+        return storage
 
     @property
     def repetitions(self) -> int:

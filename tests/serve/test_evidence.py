@@ -36,7 +36,7 @@ def blind(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.no_grad():
         bundle.network.fc.weight.copy_(-bundle.network.fc.weight.abs())
     folder = tmp_path_factory.mktemp("blind") / "bundle"
-    save_bundle(folder, bundle.network, bundle.class_names, bundle.record, {}, "")
+    save_bundle(folder, bundle.network, bundle.class_names, bundle.record, None, "")
     return folder
 
 

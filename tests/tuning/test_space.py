@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from pydantic import ValidationError
 from ray.tune.search.sample import Float
 
 from core.errors import SettingsError
+from core.settings import describe_problems
 from core.training.recipe import load_recipe
+from tuning.settings import SearchSettings
 from tuning.space import configure, load_space
 
 if TYPE_CHECKING:
@@ -88,3 +91,11 @@ def test_a_step_without_steps_is_refused(tmp_path: Path) -> None:
         load_space(written(tmp_path, "gamma: {uniform: [0.1, 1]}"), ONE_CYCLE)
     with pytest.raises(SettingsError, match="cannot be read"):
         load_space(tmp_path / "nowhere.yaml", STEP)
+
+
+def test_credentials_do_not_stand_in_the_storage_uri() -> None:
+    common = {"data": "cells", "out": "out"}
+    assert SearchSettings.model_validate(common | {"storage": "s3://bucket/a@b"}).storage == "s3://bucket/a@b"
+    with pytest.raises(ValidationError, match="give credentials by the environment") as refused:
+        SearchSettings.model_validate(common | {"storage": "s3://KEY:SECRET@bucket/folder"})
+    assert "SECRET" not in "".join(describe_problems(refused.value.errors()))
