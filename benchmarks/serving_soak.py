@@ -115,7 +115,8 @@ def main() -> None:
     parser.add_argument("images", type=Path)
     parser.add_argument("--minutes", type=float, default=10)
     options = parser.parse_args()
-    options.threads, options.batch, options.model = 1, 16, PROJECT / "models" / "blood-cells"
+    options.threads, options.batch, options.normal_priority = 1, 16, False
+    options.model = PROJECT / "models" / "blood-cells"
     files = [path.read_bytes() for path in sorted(options.images.rglob("*.jp*g"))[::30]]
     with started("leukoray", options) as port:
         codes, seen = asyncio.run(soak(port, files, options.minutes))

@@ -22,8 +22,8 @@ GOOD = encoded(picture(), "JPEG")
 
 @pytest.fixture(autouse=True)
 def the_next_good_request_is_answered(request: pytest.FixtureRequest) -> Iterator[None]:
-    yield
     client = request.getfixturevalue("remote" if "remote" in request.fixturenames else "client")
+    yield
     answer = client.post("/v1/classify", content=GOOD, headers={"content-type": "image/jpeg"})
     assert answer.status_code == 200, answer.text
 
