@@ -32,8 +32,8 @@ def test_folds_divide_the_sources(folders: Path) -> None:
     data = read_class_folders(folders).with_sources(str(folders.parent / "groups.csv"))
     folds = folds_by_source(data, 4, 0)
     assert len(folds) == 4
-    kept_out = [sample.path for _, validation in folds for sample in validation.samples]
-    assert sorted(kept_out) == sorted(sample.path for sample in data.samples)
+    held_out = [sample.path for _, validation in folds for sample in validation.samples]
+    assert sorted(held_out) == sorted(sample.path for sample in data.samples)
     for train, validation in folds:
         assert not {s.source for s in train.samples} & {s.source for s in validation.samples}
 
