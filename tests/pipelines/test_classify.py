@@ -138,6 +138,7 @@ def test_the_report_needs_nothing_else(run: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_overlays_can_be_left_out(slides: Path, small_bundle: Path, run: Path, tmp_path: Path) -> None:
     assert classify(settings(slides, tmp_path / "none", small_bundle, gradcam="none")) == 0
     assert rows(tmp_path / "none")["gradcam"].isna().all()
@@ -150,6 +151,7 @@ def test_overlays_can_be_left_out(slides: Path, small_bundle: Path, run: Path, t
     assert table.drop(columns=drop).equals(rows(run).drop(columns=drop))
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_limit_takes_the_first(slides: Path, small_bundle: Path, run: Path, tmp_path: Path) -> None:
     assert classify(settings(slides, tmp_path / "run", small_bundle, limit=23)) == 0
     table = rows(tmp_path / "run")
@@ -176,6 +178,7 @@ def test_an_existing_run_is_never_mixed(
         classify(settings(slides, tmp_path / "other", small_bundle))
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_only_what_is_missing_is_done_again(slides: Path, small_bundle: Path, run: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run, tmp_path / "run")
     for path in sorted((copy / "predictions").iterdir())[1::2]:
@@ -240,7 +243,8 @@ def test_a_foreign_or_older_run_json_is_refused_and_left_alone(
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("run.json", content)]
 
 
-def test_extreme_shapes_and_clashing_names_are_classified(small_bundle: Path, cluster: None, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("in_this_process")
+def test_extreme_shapes_and_clashing_names_are_classified(small_bundle: Path, tmp_path: Path) -> None:
     slide = tmp_path / "slides" / "a"
     (slide / "x.png.jpg").mkdir(parents=True)
     for name, size in {
@@ -261,7 +265,8 @@ def snapshot(folder: Path) -> dict[str, int]:
     return {str(path): path.lstat().st_mtime_ns for path in folder.rglob("*") if path.is_file() or path.is_symlink()}
 
 
-def test_a_hostile_folder_becomes_rows(small_bundle: Path, cluster: None, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("in_this_process")
+def test_a_hostile_folder_becomes_rows(small_bundle: Path, tmp_path: Path) -> None:
     slides = tmp_path / "slides"
     draw_slides(slides, 20, broken=False)
     expected = write_hostile_files(slides / "smear-1-adult")

@@ -5,32 +5,27 @@ from __future__ import annotations
 import errno
 import shutil
 import subprocess
-from contextlib import closing, nullcontext
-from functools import cache
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 import pytest
 
 from core.errors import LeukorayError
-from core.model.bundle import load_bundle
-from pipelines import classify as classify_module
 from pipelines.classification import parts as parts_module
 from pipelines.classification.record import RunRecord
 from pipelines.classification.storage import Folder
-from pipelines.classification.worker import PartClassifier
 from pipelines.classify import ClassifySettings, classify
 from pipelines.demo import draw_slides
-from runtime.cluster import WorkerPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Generator, Iterator
     from pathlib import Path
 
     import pandas as pd
 
-    from core.model.bundle import Bundle
-    from pipelines.classification.worker_settings import WorkerSettings
+
+pytestmark = pytest.mark.usefixtures("in_this_process")
 
 
 class Killed(BaseException):
@@ -48,27 +43,6 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(path, target)
     (root / "slides" / "smear-3-viral" / "broken.png").write_bytes(b"")
     return root / "slides"
-
-
-@pytest.fixture(autouse=True)
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the parts be done here instead of by Ray's workers, so that a hundred runs take seconds."""
-
-    def rows(parts: Sequence[int], bundle: Bundle, settings: WorkerSettings, _plan: object) -> Generator[dict]:
-        classifier = PartClassifier(bundle, settings)
-        for part in parts:
-            row = {"part": part, "images": 0, "errors": 0, "begun": 0.0, "code": "", "message": ""}
-            try:
-                yield row | classifier.classify(part)
-            except LeukorayError as error:
-                yield row | {"code": error.code, "message": error.message}
-
-    monkeypatch.setattr(parts_module, "part_rows", rows)
-    monkeypatch.setattr(classify_module, "load_bundle", cache(load_bundle))
-    monkeypatch.setattr(classify_module, "connected", lambda _address: nullcontext())
-    monkeypatch.setattr(classify_module.ray, "nodes", list)
-    monkeypatch.setattr(classify_module, "plan_workers", lambda *_, **__: WorkerPlan(1, 1.0, 0.0, 1, 2))
-    monkeypatch.setattr(classify_module, "wait_for_room", lambda *_: None)
 
 
 def settings(slides: Path, out: Path, model: Path, **options: object) -> ClassifySettings:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 import pytest
+from ray import cloudpickle
 
 from core.errors import LeukorayError
 from pipelines.classification import parts
@@ -18,6 +20,7 @@ from pipelines.classify import ClassifySettings, classify
 from pipelines.demo import draw_slides
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     import ray
@@ -37,14 +40,24 @@ class DiesInTheLastPart(PartActor):
     """Dies whenever it is given the last part."""
 
     def _row(self, part: int) -> dict[str, object]:
-        if part == 2:
+        if part == 2 and self._problem is None:
             os._exit(9)
         return super()._row(part)
 
 
-@pytest.mark.parametrize("dying", [DiesInTheLastPart, pytest.param(DiesWhileStarting, marks=pytest.mark.slow)])
+@pytest.fixture
+def sent_by_value() -> Iterator[None]:
+    """Let workers get this module's classes, which they cannot import."""
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster", "sent_by_value")
+@pytest.mark.parametrize("dying", [DiesInTheLastPart, DiesWhileStarting])
 def test_a_worker_that_keeps_dying_ends_the_run(
-    dying: type, small_bundle: Path, cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dying: type, small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draw_slides(tmp_path / "slides", 20, broken=False)
     out = tmp_path / "run"

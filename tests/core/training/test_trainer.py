@@ -47,7 +47,7 @@ def config(**changes: object) -> TrainingConfig:
 
 
 def test_it_learns_and_keeps_the_best_weights() -> None:
-    run = trainer(config(epochs=6, patience=6, learning_rate=1e-3))
+    run = trainer(config(epochs=10, patience=10, learning_rate=1e-3))
     epochs: list[Epoch] = []
     run.fit(epochs.append)
     losses = [epoch.validation_loss for epoch in epochs]
