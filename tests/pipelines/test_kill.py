@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PROJECT = Path(__file__).resolve().parents[2]
-PART, IMAGES = 8, 600
+PART, IMAGES = 8, 240
 
 
 @pytest.fixture(scope="module")
 def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six hundred images: sixty drawings under ten names each."""
+    """Two hundred and forty images: sixty drawings under four names each."""
     folder = tmp_path_factory.mktemp("kill")
     draw_slides(folder / "drawn", 20, broken=False)
     for path in sorted((folder / "drawn").glob("*/*.jpg")):
@@ -127,6 +127,7 @@ def test_a_worker_is_killed_and_the_run_goes_on(
     assert record["counts"]["predictions"] == IMAGES
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_says_how_to_continue(slides: Path, small_bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = start(command(slides, out, small_bundle))

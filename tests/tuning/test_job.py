@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.slow
 def test_a_submitted_search_does_the_same(dashboard: str, tmp_path: Path) -> None:
     training = {"epochs": 2, "samples_per_epoch": 32, "batch_size": 16}
     draw_class_folders(tmp_path, 6, recipe="cell-crop-step", training=training)
