@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
@@ -17,11 +14,12 @@ from core.data.groups import read_groups
 from core.errors import DataError, SettingsError
 from core.images.drawings import draw_field
 from pipelines.audit import AuditSettings, audit
+from runtime.command import run_command
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parents[2]
+    from playwright.sync_api import Page
 
 
 def save(path: Path, rgb: np.ndarray) -> None:
@@ -107,9 +105,10 @@ def test_the_page_in_a_browser(report: tuple[Path, dict], page: Page) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def test_named_sources_are_compared(report: tuple[Path, dict], tmp_path: Path) -> None:
+def test_named_sources_are_compared(
+    report: tuple[Path, dict], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = report[0].parent / "data"
-    command = [sys.executable, "pipelines/audit.py", str(data), "--out", str(tmp_path / "r"), "--pictures", "0"]
     named = {  # one field under two names, and two fields under one
         "TRAIN/NEUTROPHIL/a.png": "first",
         "TEST/NEUTROPHIL/b.png": "second",
@@ -119,16 +118,14 @@ def test_named_sources_are_compared(report: tuple[Path, dict], tmp_path: Path) -
         "TEST/NEUTROPHIL/j.png": "fourth",
     }
     (tmp_path / "named.csv").write_text("path,source\n" + "".join(f"{k},{v}\n" for k, v in named.items()))
-    command += ["--compare", str(tmp_path / "named.csv")]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    agreement = json.loads(done.stdout)["agreement"]
-    assert agreement == {"images": 6, "pairs": 15, "right": 13 / 15, "same_found": 0.5, "found_same": 0.5}
     (tmp_path / "linked.csv").write_text("source,same_as\nsecond,first\n")
-    command[4] = str(tmp_path / "r2")
-    command += ["--linked-groups", str(tmp_path / "linked.csv")]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
-    assert json.loads(done.stdout)["agreement"]["right"] == 14 / 15
+    command = [str(data), "--pictures", "0", "--compare", str(tmp_path / "named.csv")]
+    assert run_command(AuditSettings, audit, [*command, "--out", str(tmp_path / "r")]) == 0
+    agreement = json.loads(capsys.readouterr().out)["agreement"]
+    assert agreement == {"images": 6, "pairs": 15, "right": 13 / 15, "same_found": 0.5, "found_same": 0.5}
+    linked = ["--linked-groups", str(tmp_path / "linked.csv"), "--out", str(tmp_path / "r2")]
+    assert run_command(AuditSettings, audit, [*command, *linked]) == 0
+    assert json.loads(capsys.readouterr().out)["agreement"]["right"] == 14 / 15
 
 
 def test_copies_without_features_are_one_source(tmp_path: Path) -> None:

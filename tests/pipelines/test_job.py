@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
+import pytest
 from jobs import submit
 
 from pipelines.demo import draw_slides
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.mark.slow
 def test_a_submitted_job_does_the_same(dashboard: str, small_bundle: Path, tmp_path: Path) -> None:
     draw_slides(tmp_path / "slides", 20)
     out = tmp_path / "run"
