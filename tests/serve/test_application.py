@@ -48,7 +48,7 @@ def other_bundle(small_bundle: Path, tmp_path: Path) -> Path:
     with torch.no_grad():
         for parameter in first.network.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.01)
-    save_bundle(tmp_path / "other", first.network, first.class_names, first.record, {}, "# Other\n")
+    save_bundle(tmp_path / "other", first.network, first.class_names, first.record, None, "# Other\n")
     return tmp_path / "other"
 
 
@@ -226,7 +226,7 @@ def test_a_bundle_of_another_size_is_prepared_for(settings: ServeSettings, small
     first = load_bundle(small_bundle)
     larger = first.record.preprocessing.model_copy(update={"height": 96, "width": 96})
     record = first.record.model_copy(update={"preprocessing": larger})
-    save_bundle(tmp_path / "larger", first.network, first.class_names, record, {}, "# Larger\n")
+    save_bundle(tmp_path / "larger", first.network, first.class_names, record, None, "# Larger\n")
     app, classifier = local_application(settings)
 
     async def conversation(client: httpx.AsyncClient) -> None:

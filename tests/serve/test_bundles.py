@@ -26,7 +26,7 @@ def write_bundle(small_bundle: Path, folder: Path, seed: int) -> Path:
     torch.manual_seed(seed)
     with torch.no_grad():
         first.network.fc.bias.add_(torch.randn(len(first.class_names)))
-    save_bundle(folder, first.network, first.class_names, first.record, {}, "# Another\n")
+    save_bundle(folder, first.network, first.class_names, first.record, None, "# Another\n")
     return folder
 
 

@@ -139,7 +139,7 @@ def other_bundle(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -
     with torch.no_grad():
         first.network.fc.bias.add_(torch.randn(len(first.class_names)))
     folder = tmp_path_factory.mktemp("other") / "bundle"
-    save_bundle(folder, first.network, first.class_names, first.record, {}, "# Other\n")
+    save_bundle(folder, first.network, first.class_names, first.record, None, "# Other\n")
     return folder
 
 
