@@ -272,7 +272,7 @@ def _prepare(
 ) -> tuple[Prepared, tuple[NDArray[np.uint8] | None, float, int, int, str]]:
     """Decode and cut out; return the network's input, and what is shown of the image. Runs in a thread."""
     with processing():
-        picture, prepared = prepare_image(image, model.preprocessing, max_pixels=max_pixels)
+        picture, prepared = prepare_image(image, model.preprocessing, max_pixels=max_pixels, check=stop.check)
         stop.check()
         display, factor = shrink_to(picture.rgb, DISPLAY_SIDE) if gradcam else (None, 1.0)
     return prepared, (display, factor, picture.width, picture.height, picture.format)

@@ -57,7 +57,11 @@ def processing() -> Generator[None]:
 
 
 def prepare_image(
-    image: bytes | NDArray[np.uint8], preprocessing: Preprocessing, *, max_pixels: int = MAX_PIXELS
+    image: bytes | NDArray[np.uint8],
+    preprocessing: Preprocessing,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    check: Callable[[], object] | None = None,
 ) -> tuple[Picture, Prepared]:
     """Decode one image and cut out the network's input; safe to call from several threads.
 
@@ -65,6 +69,7 @@ def prepare_image(
         image: A whole file, or pixels that are decoded already, (H, W, 3) uint8 RGB.
         preprocessing: The record of the network that is to see it.
         max_pixels: Refuse pictures with more pixels than this.
+        check: Called between decoding and preparing; what it raises stops the work.
 
     Raises:
         ImageError: The image cannot be used.
@@ -79,6 +84,8 @@ def prepare_image(
             picture = Picture.from_pixels(image, max_pixels=max_pixels)
         else:
             picture = decode(image, max_pixels=max_pixels)
+        if check is not None:
+            check()
         return picture, preprocessing.prepare(picture.rgb)
 
 

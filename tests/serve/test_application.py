@@ -8,16 +8,15 @@ import json
 import logging
 import shutil
 import threading
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
 import torch
 from hostile import encoded, picture
 from local_service import local_application, local_classifier, talk
 
 from core.errors import BundleError
+from core.images import reading
 from core.images.preprocessing import Preprocessing
 from core.model.bundle import load_bundle, save_bundle
 from serve import service
@@ -428,7 +427,7 @@ def test_slow_files_do_not_wedge_an_ingress(settings: ServeSettings, monkeypatch
     """A decoder that takes a minute for a file is answered with 504, and the next callers are served at once."""
     app, _ = local_application(settings.model_copy(update={"timeout_s": 0.5, "decoders": 2}))
     leave, prepared = threading.Event(), []
-    decode, prepare = service.decode, Preprocessing.prepare
+    decode, prepare = reading.decode, Preprocessing.prepare
 
     def slow(data: bytes, **more: Any) -> Any:
         if data.startswith(b"slow"):
@@ -440,7 +439,7 @@ def test_slow_files_do_not_wedge_an_ingress(settings: ServeSettings, monkeypatch
         prepared.append(1)
         return prepare(self, rgb)
 
-    monkeypatch.setattr(service, "decode", slow)
+    monkeypatch.setattr(reading, "decode", slow)
     monkeypatch.setattr(Preprocessing, "prepare", counted)
 
     async def conversation(client: httpx.AsyncClient) -> None:
@@ -490,25 +489,6 @@ def test_what_nobody_foresaw_is_answered_as_documented(
     assert [line["status"] for line in lines] == [500, 500]
     assert [line["id"] for line in lines] == [first.headers["x-request-id"], "mine"]
     assert "nobody foresaw this" in caplog.text  # the reason is in the log, beside the id
-
-
-def test_a_map_that_shows_nothing_is_said_to_be_no_evidence(settings: ServeSettings) -> None:
-    app, classifier = local_application(settings)
-    predict = classifier.bundles.current.predictor.predict
-
-    def empty(images: Any, *, gradcam: bool = True) -> Any:
-        found = predict(images, gradcam=gradcam)
-        return [replace(one, cam=None if one.cam is None else np.zeros_like(one.cam)) for one in found]
-
-    async def conversation(client: httpx.AsyncClient) -> list[Any]:
-        found = [(await client.post("/v1/classify?gradcam=layers", content=GOOD)).json()["gradcam"]["evidence"]]
-        found.append((await client.post("/v1/gradcam", content=GOOD)).headers["x-leukoray-evidence"])
-        classifier.bundles.current.predictor.predict = empty  # pyright: ignore[reportAttributeAccessIssue]
-        found.append((await client.post("/v1/classify?gradcam=true", content=GOOD)).json()["gradcam"]["evidence"])
-        found.append((await client.post("/v1/gradcam", content=GOOD)).headers["x-leukoray-evidence"])
-        return found
-
-    assert talk(app, conversation) == [True, "some", False, "none"]
 
 
 def test_priority_is_lowered_only_where_it_is_asked_for(
