@@ -20,6 +20,7 @@ from ray import serve as ray_serve
 from ray.serve.config import HTTPOptions, ProxyLocation
 
 from core.errors import SettingsError
+from core.model.bundle import load_bundle
 from runtime.cluster import connected
 from runtime.command import run_command
 from runtime.progress import say
@@ -70,6 +71,7 @@ def serve(options: StandaloneSettings) -> int:
     """
     settings = read_settings({name: getattr(options, name) for name in options.model_fields_set - _OWN})
     _check_port(options.host, options.port)
+    load_bundle(settings.bundle)  # here too, since Ray takes its time to start
     port = options.port
     if options.address is None:
         environment = dict(_TUNED)

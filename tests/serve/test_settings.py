@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from core.errors import SettingsError
+from runtime.command import run_command
+from serve.run import StandaloneSettings, serve
 from serve.settings import ServeSettings, read_settings
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -59,18 +61,28 @@ def test_keys_are_never_shown() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--bundle", "/nowhere"], "There is no bundle at /nowhere"),
         (["--port", "99999"], "--port"),
         (["--batch-size", "none"], "--batch-size"),
         (["--host", "203.0.113.7"], "--port"),
         (["--nonsense"], "nonsense"),
     ],
 )
-def test_the_command_says_what_is_wrong(arguments: list[str], sentence: str) -> None:
-    command = [sys.executable, "serve/run.py", *arguments]
+def test_the_command_says_which_option_is_wrong(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = run_command(StandaloneSettings, serve, arguments)
+    except SystemExit as ended:
+        code = ended.code
+    assert code == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_bundle_that_is_not_there_is_said_before_anything_starts() -> None:
+    command = [sys.executable, "serve/run.py", "--bundle", "/nowhere"]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2, done.stderr
-    assert sentence in done.stderr
+    assert "There is no bundle at /nowhere" in done.stderr
     assert "Traceback" not in done.stderr
 
 
