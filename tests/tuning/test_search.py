@@ -161,7 +161,7 @@ def test_another_search_is_not_continued(searched: Path, cells: Path, tmp_path: 
     draw_class_folders(tmp_path, 5, recipe="cell-crop-step", training={})
     with pytest.raises(SettingsError, match="other data"):
         search(settings(cells, searched, space=space, data=moved, groups=str(tmp_path / "groups.csv"), resume=True))
-    with pytest.raises(SettingsError, match="no search that could be continued"):
+    with pytest.raises(SettingsError, match="no search of this version that could be continued"):
         search(settings(cells, tmp_path / "nowhere", space=space, resume=True))
 
 
