@@ -10,7 +10,6 @@ from typing import Literal
 if __package__ in {None, ""}:  # started as a script: let the project's packages be found, not this folder's files
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import ray
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
@@ -27,7 +26,7 @@ from pipelines.classification.results import conclude, write_results
 from pipelines.classification.run_folder import RunFolder
 from pipelines.classification.storage import Folder, open_folder
 from pipelines.classification.worker_settings import WorkerSettings
-from runtime.cluster import connected, plan_workers, wait_for_room
+from runtime.cluster import connected, live_nodes, plan_workers, wait_for_room
 from runtime.command import run_command
 from runtime.progress import say
 
@@ -98,7 +97,7 @@ def _work(
     journal.write(error=None)
     with connected(settings.address):
         plan = plan_workers(
-            [node["Resources"] for node in ray.nodes() if node["Alive"]],
+            live_nodes(),
             workers=settings.workers,
             cpus=settings.cpus_per_worker,
             gpus=settings.gpus_per_worker,

@@ -20,7 +20,15 @@ from core.errors import SettingsError
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
-__all__ = ["WORKER_ENVIRONMENT", "OptionNames", "WorkerPlan", "connected", "plan_workers", "wait_for_room"]
+__all__ = [
+    "WORKER_ENVIRONMENT",
+    "OptionNames",
+    "WorkerPlan",
+    "connected",
+    "live_nodes",
+    "plan_workers",
+    "wait_for_room",
+]
 
 WORKER_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
 """Lets glibc keep the memory of a batch's feature maps for the next batch, instead of asking the kernel for
@@ -109,6 +117,11 @@ def _connect(address: str | None, shared_bytes: int) -> None:
         object_store_memory=_OBJECT_STORE_BYTES + shared_bytes,
         **common,
     )
+
+
+def live_nodes() -> list[dict[str, float]]:
+    """Return the resources of each live node of the connected cluster, as `plan_workers` takes them."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def plan_workers(

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 if __package__ in {None, ""}:  # started as a script: let the project's packages be found, not this folder's files
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import ray
 
 from core import __version__
-from runtime.cluster import OptionNames, WorkerPlan, connected, plan_workers, wait_for_room
+from runtime.cluster import OptionNames, WorkerPlan, connected, live_nodes, plan_workers, wait_for_room
 from runtime.command import FAILED, refuse_existing, run_command
 from runtime.progress import say
 from runtime.training import prepare_run
@@ -84,7 +83,7 @@ def search(settings: SearchSettings) -> int:
 
 def _plan(settings: SearchSettings) -> WorkerPlan:
     plan = plan_workers(
-        [node["Resources"] for node in ray.nodes() if node["Alive"]],
+        live_nodes(),
         workers=settings.max_concurrent,
         cpus=settings.cpus_per_trial,
         gpus=settings.gpus_per_trial,

@@ -38,6 +38,6 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts_module, "part_rows", rows)
     monkeypatch.setattr(classify_module, "load_bundle", cache(load_bundle))
     monkeypatch.setattr(classify_module, "connected", lambda _address: nullcontext())
-    monkeypatch.setattr(classify_module.ray, "nodes", list)
+    monkeypatch.setattr(classify_module, "live_nodes", list)
     monkeypatch.setattr(classify_module, "plan_workers", lambda *_, **__: WorkerPlan(1, 1.0, 0.0, 1, 2))
     monkeypatch.setattr(classify_module, "wait_for_room", lambda *_: None)
