@@ -17,7 +17,7 @@ from serve.settings import ServeSettings, read_settings
 if TYPE_CHECKING:
     from ray.serve import Application
 
-__all__ = ["app", "build"]
+__all__ = ["app", "build", "check"]
 
 _DRAIN_S = 5.0
 
@@ -29,17 +29,23 @@ def app(args: dict[str, Any]) -> Application:
         SettingsError: A setting cannot be used.
         BundleError: The bundle cannot be used; Serve would try to start it twenty times.
     """
-    return build(read_settings(args))
+    settings = read_settings(args)
+    check(settings)
+    return build(settings)
 
 
-def build(settings: ServeSettings) -> Application:
-    """Build the application.
+def check(settings: ServeSettings) -> None:
+    """See that keys and bundle can be used, before anything is started for them.
 
     Raises:
-        LeukorayError: Settings, keys or bundle cannot be used.
+        LeukorayError: Keys or bundle cannot be used.
     """
     settings.keys()
     load_bundle(settings.bundle)
+
+
+def build(settings: ServeSettings) -> Application:
+    """Build the application from settings that `check` has passed."""
     return _ingress(settings).bind(settings, _classifier(settings).bind(settings))
 
 

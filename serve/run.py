@@ -20,11 +20,10 @@ from ray import serve as ray_serve
 from ray.serve.config import HTTPOptions, ProxyLocation
 
 from core.errors import SettingsError
-from core.model.bundle import load_bundle
 from runtime.cluster import connected
 from runtime.command import run_command
 from runtime.progress import say
-from serve.app import build
+from serve.app import build, check
 from serve.registry import remove_registry
 from serve.settings import ServeSettings, read_settings
 
@@ -71,7 +70,7 @@ def serve(options: StandaloneSettings) -> int:
     """
     settings = read_settings({name: getattr(options, name) for name in options.model_fields_set - _OWN})
     _check_port(options.host, options.port)
-    load_bundle(settings.bundle)  # here too, since Ray takes its time to start
+    check(settings)
     port = options.port
     if options.address is None:
         environment = dict(_TUNED)
