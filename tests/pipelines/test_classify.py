@@ -207,21 +207,14 @@ def test_wrong_folders_are_refused(slides: Path, small_bundle: Path, tmp_path: P
     assert not (slides / "run").exists()
 
 
-def test_a_start_that_failed_can_be_corrected(small_bundle: Path, cluster: None, slides: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    with pytest.raises(SettingsError, match="do not fit"):
-        classify(settings(slides, out, small_bundle, workers=1000, cpus_per_worker=1))
-    assert classify(settings(slides, out, small_bundle, limit=3)) == 0
-
-
 def test_a_worker_that_cannot_write_ends_the_run_with_a_sentence(
     small_bundle: Path, cluster: None, slides: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    with pytest.raises(SettingsError, match="do not fit"):  # begins the run
+    with pytest.raises(SettingsError, match="do not fit"):
         classify(settings(slides, out, small_bundle, workers=1000, cpus_per_worker=1))
     (out / "gradcam").write_text("in the way")
-    with pytest.raises(LeukorayError, match=r"gradcam.*--resume") as caught:
+    with pytest.raises(LeukorayError, match=r"gradcam.*--resume") as caught:  # a start that failed needs no --resume
         classify(settings(slides, out, small_bundle))
     assert caught.value.code == "storage-refuses"
     record = RunRecord.model_validate_json((out / "run.json").read_text())

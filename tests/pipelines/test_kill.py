@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,9 @@ from typing import TYPE_CHECKING
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from without_ray import work_here
 
+from pipelines.classify import ClassifySettings, classify
 from pipelines.demo import draw_slides
 
 if TYPE_CHECKING:
@@ -51,10 +54,14 @@ def rows(run: Path) -> pd.DataFrame:
     return pq.read_table(run / "predictions").to_pandas().sort_values(["slide", "image"], ignore_index=True)
 
 
+def done(run: Path) -> int:
+    """How many parts are finished."""
+    return len(list((run / "predictions").glob("part-*.parquet"))) if (run / "predictions").is_dir() else 0
+
+
 def wait_for_parts(run: Path, process: subprocess.Popen[str], wanted: int) -> None:
     for _ in range(2_400):
-        done = len(list((run / "predictions").glob("part-*.parquet"))) if (run / "predictions").is_dir() else 0
-        if done >= wanted:
+        if done(run) >= wanted:
             return
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         time.sleep(0.05)
@@ -83,10 +90,17 @@ def wait_until_gone(processes: list[psutil.Process]) -> None:
     assert not [names[process] for process in alive if "MapWorker" in names.get(process, "")]
 
 
+def settings(slides: Path, out: Path, model: Path) -> ClassifySettings:
+    return ClassifySettings(slides=str(slides), out=str(out), model=model, part_size=PART, batch_size=8)
+
+
 @pytest.fixture(scope="module")
 def undisturbed(slides: Path, small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """The rows of a run without Ray and without a kill."""
     out = tmp_path_factory.mktemp("undisturbed") / "run"
-    finish(start(command(slides, out, small_bundle)))
+    with pytest.MonkeyPatch.context() as patch:
+        work_here(patch)
+        assert classify(settings(slides, out, small_bundle)) == 0
     return rows(out)
 
 
@@ -113,18 +127,36 @@ def test_the_driver_is_killed_and_the_run_continues(
 
 
 def test_a_worker_is_killed_and_the_run_goes_on(
-    slides: Path, small_bundle: Path, undisturbed: pd.DataFrame, tmp_path: Path
+    slides: Path, small_bundle: Path, undisturbed: pd.DataFrame, cluster: None, tmp_path: Path
 ) -> None:
-    out = tmp_path / "run"
-    process = start(command(slides, out, small_bundle))
-    wait_for_parts(out, process, 10)
-    worker = next(child for child in family(process) if "MapWorker" in "".join(child.cmdline()))
-    worker.kill()
-    finish(process)
+    out, killed = tmp_path / "run", []
+
+    def kill_half_way() -> None:
+        until = time.monotonic() + 120
+        while time.monotonic() < until and not killed:
+            if done(out) >= 10:
+                killed.append(busy_worker())
+                killed[0].kill()
+            time.sleep(0.01)
+
+    killer = threading.Thread(target=kill_half_way)
+    killer.start()
+    assert classify(settings(slides, out, small_bundle)) == 0
+    killer.join()
+    assert len(killed) == 1
     assert rows(out).equals(undisturbed)
     record = json.loads((out / "run.json").read_text())
     assert len(record["sessions"]) == 1
     assert record["counts"]["predictions"] == IMAGES
+
+
+def busy_worker() -> psutil.Process:
+    """The worker of this process's cluster that classifies."""
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "MapWorker" in "".join(child.cmdline()):
+                return child
+    pytest.fail("no worker is at work")
 
 
 @pytest.mark.slow

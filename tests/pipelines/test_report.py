@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from without_ray import work_here
 
 from pipelines.classify import ClassifySettings, classify
 from pipelines.demo import draw_slides
@@ -16,13 +17,15 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def run(small_bundle: Path, cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     draw_slides(folder / "slides", 20)
     arguments = ClassifySettings(
         slides=str(folder / "slides"), out=str(folder / "run"), model=small_bundle, drawn=True, max_error_rate=1
     )
-    assert classify(arguments) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        work_here(patch)
+        assert classify(arguments) == 0
     return folder / "run"
 
 

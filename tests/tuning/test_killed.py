@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import ray
 from drawn import draw_class_folders
 
 from tuning.record import SearchRecord
@@ -111,25 +112,26 @@ def all_there(out: Path, trials: int, epochs: int) -> None:
     assert (out / "best" / "model.safetensors").is_file()
 
 
-def kill_and_continue(cells: Path, out: Path, *, limits: tuple[int, ...], search: str) -> None:
+def kill_and_continue(cells: Path, out: Path, *more: str, limits: tuple[int, ...], trials: int) -> None:
     """Kill the driver each time that the next trial starts; then let it finish."""
-    common = options(cells, out, "--num-samples", "3", "--epochs", "1", "--search", search)
+    common = options(cells, out, "--num-samples", str(trials), "--epochs", "1", *more)
     for attempt, limit in enumerate(limits):
         process = start("-c", SUICIDE, str(limit), *common, *(["--resume"] if attempt else []))
         text = end_of(process)
         assert process.returncode == -signal.SIGKILL, text
     finish(start("tuning/search.py", *common, "--resume"))
-    all_there(out, trials=3, epochs=1)
+    all_there(out, trials=trials, epochs=1)
 
 
-def test_a_driver_killed_at_a_new_trial_leaves_no_trial_twice(cells: Path, tmp_path: Path) -> None:
-    kill_and_continue(cells, tmp_path / "search", limits=(3,), search="tpe")
+def test_a_driver_killed_at_a_new_trial_leaves_no_trial_twice(cells: Path, tmp_path: Path, cluster: None) -> None:
+    address = ray.get_runtime_context().gcs_address
+    kill_and_continue(cells, tmp_path / "search", "--address", address, limits=(2,), trials=2)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("search", ["tpe", "random"])
 def test_a_driver_killed_at_each_new_trial_leaves_no_trial_twice(cells: Path, tmp_path: Path, search: str) -> None:
-    kill_and_continue(cells, tmp_path / "search", limits=(1, 2, 3), search=search)
+    kill_and_continue(cells, tmp_path / "search", "--search", search, limits=(1, 2, 3), trials=3)
 
 
 @pytest.fixture(scope="module")

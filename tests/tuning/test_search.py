@@ -205,7 +205,7 @@ def test_a_search_that_had_no_time_says_so(cells: Path, tmp_path: Path, cluster:
 
 @pytest.mark.slow
 def test_the_time_budget_ends_a_search_with_what_there_is(cells: Path, tmp_path: Path, cluster: None) -> None:
-    options = {"num_samples": 50, "epochs": 200, "time_budget": 10.0, "stopping": "none"}
+    options = {"num_samples": 50, "epochs": 5000, "time_budget": 60.0, "stopping": "none"}  # workers start within it
     assert search(settings(cells, tmp_path / "out", **options)) == 0
     trials = tried(tmp_path / "out").records
     assert 1 <= len(trials) < 50
