@@ -165,7 +165,7 @@ class Folder:
             )
         if not is_passing(error):
             return error
-        reason = self.location.scrub(error.strerror or str(error))
+        reason = self.location.scrub(error.strerror or str(error)).rstrip(".")
         tried = f" after {self.patience.limit_s:g} s of trying" if self.patience.limit_s else ""
         return StorageError(
             "storage-fails",
@@ -225,7 +225,7 @@ def open_folder(location: str | Location, patience: Patience | None = None) -> F
     try:
         filesystem, path = patience.retry(lambda: arrow_fs.FileSystem.from_uri(where.uri))
     except (pa.ArrowInvalid, OSError, ValueError) as error:
-        reason = where.scrub(str(error))
+        reason = where.scrub(str(error)).rstrip(".")
         if isinstance(error, OSError) and is_passing(error):
             raise StorageError("storage-fails", f"{where} does not answer: {reason}.") from None
         raise DataError("bad-location", f"{where} cannot be opened: {reason}.") from None
