@@ -18,6 +18,7 @@ from core.model.bundle import Bundle, load_bundle
 from core.settings import Settings
 from pipelines.classification.journal import Journal
 from pipelines.classification.listing import list_images
+from pipelines.classification.location import refuse_recorded_secrets
 from pipelines.classification.opening import open_run
 from pipelines.classification.parts import classify_parts
 from pipelines.classification.patience import Patience
@@ -26,7 +27,7 @@ from pipelines.classification.results import conclude, write_results
 from pipelines.classification.run_folder import RunFolder
 from pipelines.classification.storage import Folder, open_folder
 from pipelines.classification.worker_settings import WorkerSettings
-from runtime.cluster import connected, live_nodes, plan_workers, wait_for_room
+from runtime.cluster import cluster_address, connected, live_nodes, plan_workers, wait_for_room
 from runtime.command import run_command
 from runtime.progress import say
 
@@ -75,6 +76,8 @@ def classify(settings: ClassifySettings) -> int:
     started = time.perf_counter()
     bundle, patience = load_bundle(settings.model), Patience(settings.patience)
     source, run = open_folder(settings.slides, patience), RunFolder(open_folder(settings.out, patience))
+    if cluster_address(settings.address):
+        refuse_recorded_secrets(source.location, run.folder.location)
     record = open_run(source, run, _arguments(settings, source), _bundle(settings, bundle), resume=settings.resume)
     if record.state == "finished":
         say(f"{run.folder.shown} is finished already.")

@@ -24,6 +24,7 @@ __all__ = [
     "WORKER_ENVIRONMENT",
     "OptionNames",
     "WorkerPlan",
+    "cluster_address",
     "connected",
     "live_nodes",
     "plan_workers",
@@ -73,6 +74,15 @@ class WorkerPlan:
         return "cuda" if self.gpus > 0 else "cpu"
 
 
+def cluster_address(address: str | None) -> str | None:
+    """Return the address of the cluster that `connected` joins; None where it starts a private one.
+
+    Args:
+        address: What the user gave; otherwise the job's, or RAY_ADDRESS.
+    """
+    return address or os.environ.get("RAY_ADDRESS")
+
+
 @contextmanager
 def connected(address: str | None, shared_bytes: int = 0) -> Generator[None]:
     """Join the cluster of a job or of `address`, or start a private one on this machine, for a while.
@@ -90,7 +100,7 @@ def connected(address: str | None, shared_bytes: int = 0) -> Generator[None]:
         yield
         return
     on_terminate = signal.getsignal(signal.SIGTERM)
-    _connect(address or os.environ.get("RAY_ADDRESS"), shared_bytes)
+    _connect(cluster_address(address), shared_bytes)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_terminate)  # ray.init() puts its own in its place
     try:

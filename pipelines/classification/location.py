@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote
 
-from core.errors import DataError
+from core.errors import DataError, SettingsError
 
-__all__ = ["Location", "parse_location"]
+__all__ = ["Location", "parse_location", "refuse_recorded_secrets"]
 
 _HIDDEN = "***"
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)")
@@ -98,6 +98,22 @@ def parse_location(text: str) -> Location:
         uri=f"{uri}?{quote('&'.join(options), safe='=&%:/,+@')}" if options else uri,
         secrets=tuple(_secrets(credentials, options)),
     )
+
+
+def refuse_recorded_secrets(*locations: Location) -> None:
+    """Refuse credentials in a URI, for a command line that a cluster records where others read it.
+
+    Raises:
+        SettingsError: With code ``secret-in-uri``.
+    """
+    for where in locations:
+        if where.secrets:
+            raise SettingsError(
+                "secret-in-uri",
+                f"{where} holds credentials, and the cluster's list of jobs shows the whole command line. Give them by"
+                " the environment of the nodes (AWS_PROFILE, a role of the machine), and replace these: they are in"
+                " the list now.",
+            )
 
 
 def _split_options(rest: str) -> tuple[str, list[str]]:

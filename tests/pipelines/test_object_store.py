@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -11,7 +16,7 @@ import pytest
 from object_store import SECRET, ObjectStore
 from pyarrow.fs import FileSelector, FileType
 
-from core.errors import LeukorayError
+from core.errors import LeukorayError, SettingsError
 from pipelines.classification.record import RunRecord
 from pipelines.classification.storage import open_folder
 from pipelines.classify import ClassifySettings, classify
@@ -19,13 +24,13 @@ from pipelines.demo import draw_slides
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     import pandas as pd
 
     from pipelines.classification.storage import Folder
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
+PROJECT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +143,34 @@ def test_no_secret_is_written_or_said(
     assert len(objects) > 20
     assert not [name for name, data in objects.items() if SECRET.encode() in data]
     assert b"***@lab/my slides" in objects["run.json"]
+
+
+def test_credentials_in_a_uri_are_refused_where_a_cluster_records_them(
+    store: ObjectStore, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(SettingsError, match=r"\*\*\*@lab/my slides #1 100%.*AWS_PROFILE") as caught:
+        classify(settings(store, small_bundle))
+    assert caught.value.code == "secret-in-uri"
+    assert SECRET not in str(caught.value)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "TESTKEY")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    slides, out = (store.uri(place, credentials="") for place in ("lab/my slides #1 100%", "lab/run"))
+    assert classify(settings(store, small_bundle, slides=slides, out=out)) == 0
+
+
+@pytest.mark.slow
+def test_ray_writes_no_secret_either(store: ObjectStore, small_bundle: Path) -> None:
+    """The command itself, on a cluster of its own, whose logs are read afterwards."""
+    with tempfile.TemporaryDirectory(prefix="lr", dir="/tmp") as folder:
+        command = [sys.executable, "pipelines/classify.py", store.uri("lab/my slides #1 100%")]
+        command += ["--out", store.uri("lab/run#1"), "--model", str(small_bundle), "--part-size", "4"]
+        environment = {**os.environ, "RAY_TMPDIR": folder}
+        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False, env=environment)
+        assert done.returncode == 0, done.stderr
+        assert "12 cells" in done.stderr + done.stdout
+        logs = [path for path in Path(folder).rglob("*") if path.is_file()]
+        assert any(path.name == "gcs_server.out" for path in logs)
+        assert not [path for path in logs if SECRET.encode() in path.read_bytes()]
+    assert SECRET not in done.stdout + done.stderr
+    assert not [name for name, data in everything(run_of(store)).items() if SECRET.encode() in data]
