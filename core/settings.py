@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
@@ -9,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["Settings", "describe_problems"]
+__all__ = ["Settings", "describe_problems", "time_stamp"]
 
 
 class Settings(BaseModel):
@@ -31,3 +32,8 @@ def describe_problems(problems: Iterable[Mapping[str, Any]], prefix: str = "") -
         name = prefix + name.replace("_", "-") if prefix else name
         lines.append(f"{name}: {problem['msg']}" if problem["loc"] else problem["msg"])
     return lines
+
+
+def time_stamp() -> str:
+    """Return the time as records state it: ISO 8601, UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ if __package__ in {None, ""}:  # started as a script: let the project's packages
 
 
 from core import __version__
+from core.settings import time_stamp
 from runtime.cluster import OptionNames, WorkerPlan, connected, live_nodes, plan_workers, wait_for_room
 from runtime.command import FAILED, refuse_existing, run_command
 from runtime.progress import say
@@ -99,7 +99,7 @@ def _begin(
     settings: SearchSettings, prepared: Prepared, plan: WorkerPlan, identity: Identity, earlier: SearchRecord | None
 ) -> SearchRecord:
     """Make the record of a search that begins, or continues."""
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    now = time_stamp()
     return SearchRecord(
         version=__version__,
         started=earlier.started if earlier else now,

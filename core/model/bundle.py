@@ -13,7 +13,6 @@ import platform
 import shutil
 import tempfile
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -33,7 +32,7 @@ from core.images.preprocessing import Preprocessing
 from core.model.confidence import Confidence
 from core.model.metrics import BundleMetrics
 from core.model.network import ARCHITECTURE, build_network
-from core.settings import Settings, describe_problems
+from core.settings import Settings, describe_problems, time_stamp
 from core.training.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -176,7 +175,7 @@ def save_bundle(
         update={
             "weights_sha256": hashlib.sha256(weights).hexdigest(),
             "versions": _versions(),
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "created": time_stamp(),
         }
     )
     config = json.dumps(_config(class_names, record), indent=2) + "\n"

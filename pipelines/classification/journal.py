@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from core.errors import LeukorayError
-from pipelines.classification.record import RunSession, now
+from core.settings import time_stamp
 from runtime.progress import say
 
 if TYPE_CHECKING:
-    from pipelines.classification.record import RunRecord
+    from pipelines.classification.record import RunRecord, RunSession
     from pipelines.classification.run_folder import RunFolder
     from pipelines.classification.storage import Folder
 
@@ -36,7 +36,7 @@ class Journal:
 
     def write(self, **changes: object) -> None:
         """Change fields of the record and replace ``run.json``."""
-        self.record = self.record.model_copy(update={**changes, "updated": now()})
+        self.record = self.record.model_copy(update={**changes, "updated": time_stamp()})
         self._run.write_record(self.record)
 
     def write_session(self, session: RunSession) -> None:

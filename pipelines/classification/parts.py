@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import ray
 
 from core.errors import LeukorayError
+from core.settings import time_stamp
 from pipelines.classification.actor import PartActor
-from pipelines.classification.record import RunSession, now
+from pipelines.classification.record import RunSession
 from runtime.cluster import WORKER_ENVIRONMENT
 from runtime.progress import Progress
 
@@ -50,7 +51,7 @@ def classify_parts(
     """
     run.clean()
     parts = run.unfinished_parts(images.parts)
-    journal.write(sessions=(*journal.record.sessions, RunSession(started=now())))
+    journal.write(sessions=(*journal.record.sessions, RunSession(started=time_stamp())))
     if not parts:
         return
     todo = sum(len(run.read_list_part(part)) for part in parts) if len(parts) < images.parts else images.images

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import platform
-from datetime import datetime, timezone
 from importlib.metadata import version
 from typing import Literal
 
 from pydantic import Field
 
 from core import __version__
-from core.settings import Settings
+from core.settings import Settings, time_stamp
 
-__all__ = ["RunArguments", "RunBundle", "RunCounts", "RunRecord", "RunSession", "RunThroughput", "RunTimings", "now"]
+__all__ = ["RunArguments", "RunBundle", "RunCounts", "RunRecord", "RunSession", "RunThroughput", "RunTimings"]
 
 
 class RunArguments(Settings):
@@ -93,7 +92,7 @@ class RunRecord(Settings):
     @classmethod
     def begin(cls, arguments: RunArguments, bundle: RunBundle) -> RunRecord:
         """Return the record of a run that starts now."""
-        moment = now()
+        moment = time_stamp()
         return cls(
             state="listing",
             arguments=arguments,
@@ -102,11 +101,6 @@ class RunRecord(Settings):
             started=moment,
             updated=moment,
         )
-
-
-def now() -> str:
-    """Return the time as ISO 8601, UTC, to the second."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def _versions() -> dict[str, str]:

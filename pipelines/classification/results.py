@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from pipelines.classification.record import RunCounts, RunThroughput, now
+from core.settings import time_stamp
+from pipelines.classification.record import RunCounts, RunThroughput
 from pipelines.classification.report import Report
 from pipelines.classification.summary import Slide, slides_csv, summarise
 from runtime.command import FAILED
@@ -51,7 +52,7 @@ def write_results(
     final = journal.record.model_copy(
         update={
             "state": "finished",
-            "finished": now(),
+            "finished": time_stamp(),
             "counts": _count(journal.record.counts, slides),
             "throughput": _throughput(sessions, sum(slide.n + slide.n_errors for slide in slides)),
         }

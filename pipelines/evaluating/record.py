@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -13,7 +12,7 @@ from core.evaluation.scores import Comparison, Evaluation
 from core.files import replace_file
 from core.model.bundle import CARD, load_bundle, write_metrics
 from core.model.card import write_card
-from core.settings import Settings
+from core.settings import Settings, time_stamp
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,7 +92,7 @@ def record_in_bundle(folder: Path, name: str, record: EvaluationRecord) -> None:
         unknown=record.unknown,
         notebook=record.notebook and _without_curves(record.notebook),
         times=before.times + 1 if before else 1,
-        when=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        when=time_stamp(),
     )
     metrics = metrics.model_copy(update={"evaluations": metrics.evaluations | {name: added}})
     write_metrics(folder, metrics)

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from hostile import write_hostile_files, write_odd_files
 from PIL import Image
+from without_ray import work_here
 
 from core.errors import BundleError, DataError, ImageError, LeukorayError, SettingsError
 from core.images.drawings import CLASS_NAMES
@@ -208,7 +209,7 @@ def test_wrong_folders_are_refused(slides: Path, small_bundle: Path, tmp_path: P
 
 
 def test_a_worker_that_cannot_write_ends_the_run_with_a_sentence(
-    small_bundle: Path, cluster: None, slides: Path, tmp_path: Path
+    small_bundle: Path, cluster: None, slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
     with pytest.raises(SettingsError, match="do not fit"):
@@ -221,6 +222,7 @@ def test_a_worker_that_cannot_write_ends_the_run_with_a_sentence(
     assert record.state == "failed"
     assert "gradcam" in (record.error or "")
     (out / "gradcam").unlink()
+    work_here(monkeypatch)
     assert classify(settings(slides, out, small_bundle, resume=True)) == 0
     assert RunRecord.model_validate_json((out / "run.json").read_text()).error is None
 

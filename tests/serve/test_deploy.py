@@ -118,6 +118,11 @@ class Cluster:
                     return process
         pytest.fail(f"no {name} runs")
 
+    def kill(self, name: str) -> None:
+        """Kill a replica, and wait until the service has lost it."""
+        self.replica(name).kill()
+        time.sleep(2)
+
     def owns(self, process: psutil.Process) -> bool:
         option = f"--dashboard-port={self.dashboard.rpartition(':')[2]}"
         return any(option in parent.cmdline() for parent in process.parents())
@@ -171,14 +176,42 @@ def test_a_killed_replica_comes_back(cluster_with_service: Cluster, name: str) -
     bundle = cluster.model()["bundle"]
     with Callers(cluster.address) as callers:
         time.sleep(1)
-        cluster.replica(name).kill()
-        time.sleep(2)
+        before = callers.codes.copy()
+        cluster.kill(name)
         cluster.wait(lambda model: model["bundle"] == bundle)
+        time.sleep(1)
+        back = callers.codes.copy()
         time.sleep(3)
     print(f"{name}: {dict(callers.codes)}, no result for {callers.longest_pause():.1f} s")
-    assert set(callers.codes) <= {200, *REFUSALS, *([] if name == "Classifier" else [500])}, callers.codes
+    assert set(before) == {200}
+    assert set(callers.codes - back) == {200}
+    failed = back - before
+    del failed[200]
+    cut_off = failed.pop(500, 0)
+    assert cut_off == 0 if name == "Classifier" else cut_off <= len(callers.threads), failed
+    assert all(code in REFUSALS for code in failed), failed
     assert set(callers.bundles) == {bundle}
     assert 1 < callers.longest_pause() < 60
+
+
+@pytest.mark.slow
+def test_a_killed_classifier_comes_back_with_the_bundle_accepted_last(
+    cluster_with_service: Cluster, other_bundle: Path, tmp_path: Path
+) -> None:
+    """Where the configuration names one that was refused."""
+    cluster, accepted = cluster_with_service, load_bundle(other_bundle).id
+    cluster.deploy(other_bundle)
+    cluster.wait(lambda model: model["bundle"] == accepted)
+    cluster.deploy(tmp_path / "nothing")
+    cluster.wait(lambda model: model["refused"])
+    with Callers(cluster.address) as callers:
+        cluster.kill("Classifier")
+        model = cluster.wait(bool)
+        time.sleep(3)
+    assert (model["bundle"], model["refused"]["bundle"]) == (accepted, str(tmp_path / "nothing"))
+    assert set(callers.bundles) == {accepted}
+    cluster.deploy()
+    cluster.wait(lambda model: model["bundle"] == load_bundle(cluster.bundle).id)
 
 
 @pytest.mark.slow

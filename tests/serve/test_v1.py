@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from hostile import encoded, odd_contents, picture
 from PIL import Image
+from without_ray import work_here
 
 from core.model.bundle import load_bundle
 from core.model.predictor import Predictor
@@ -147,13 +148,14 @@ def test_metrics_count(remote: httpx.Client) -> None:
 
 
 def test_a_batch_run_gives_the_same_numbers(
-    remote: httpx.Client, cluster: None, small_bundle: Path, tmp_path: Path
+    remote: httpx.Client, small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slide = tmp_path / "slides" / "smear"
     contents = {name: data for name, data in odd_contents().items() if name.count(".") == 1 and name.isascii()}
     slide.mkdir(parents=True)
     for name, data in contents.items():
         (slide / name).write_bytes(data)
+    work_here(monkeypatch)
     settings = ClassifySettings(slides=str(tmp_path / "slides"), out=str(tmp_path / "run"), model=small_bundle)
     assert classify(settings) == 0
     rows = pq.read_table(tmp_path / "run" / "predictions").to_pylist()
