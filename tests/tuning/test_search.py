@@ -205,7 +205,11 @@ def test_a_search_that_had_no_time_says_so(cells: Path, tmp_path: Path, cluster:
 
 @pytest.mark.slow
 def test_the_time_budget_ends_a_search_with_what_there_is(cells: Path, tmp_path: Path, cluster: None) -> None:
-    options = {"num_samples": 50, "epochs": 5000, "time_budget": 60.0, "stopping": "none"}  # workers start within it
+    recipe = json.loads((cells / "recipe.json").read_text())
+    recipe["training"] |= {"epochs": 5000, "patience": 5000}
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    options = {"num_samples": 50, "recipe": str(tmp_path / "recipe.json"), "stopping": "none"}
+    options |= {"time_budget": 45.0}  # in which workers start on a busy machine, too
     assert search(settings(cells, tmp_path / "out", **options)) == 0
     trials = tried(tmp_path / "out").records
     assert 1 <= len(trials) < 50
