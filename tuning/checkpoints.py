@@ -47,8 +47,9 @@ def load_weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
 
 
 def release_trainer(checkpoint: Checkpoint, ends: Mapping[str, Any]) -> None:
-    """Delete the trainer's state of a trial that has ended, nine tenths of its checkpoint.
+    """Delete the trainer's state of a trial that has ended, nine tenths of its checkpoint, and newer checkpoints.
 
+    A trial that is stopped from outside may have written one that Ray Tune has not heard of.
     Should the search be killed before Ray Tune has saved that the trial has ended, the trial is started once more;
     the metadata then tell it to report the same end again.
 
@@ -60,6 +61,10 @@ def release_trainer(checkpoint: Checkpoint, ends: Mapping[str, Any]) -> None:
     if checkpoint.filesystem.get_file_info(path).type == pyarrow.fs.FileType.File:
         checkpoint.update_metadata(dict(ends))
         checkpoint.filesystem.delete_file(path)
+    paths = [other.path for other in newest_first(checkpoint)]
+    if checkpoint.path in paths:
+        for newer in paths[: paths.index(checkpoint.path)]:
+            checkpoint.filesystem.delete_dir(newer)
 
 
 def newest_first(checkpoint: Checkpoint) -> list[Checkpoint]:

@@ -42,6 +42,15 @@ def test_an_ended_trial_keeps_its_weights_and_says_how_it_ended(tmp_path: Path) 
     assert set(load_weights(ended)) == {"fc.weight", "fc.bias"}
 
 
+def test_an_ended_trial_loses_checkpoints_that_ray_tune_has_not_heard_of(tmp_path: Path) -> None:
+    ended = checkpoint(tmp_path, 1)
+    checkpoint(tmp_path, 2)
+    release_trainer(Checkpoint(str(tmp_path / "checkpoint_000000"), ended.filesystem), {"ends": "stopped"})
+    assert len(list(tmp_path.iterdir())) == 2, "the one that Ray Tune names is gone: the next is all there is"
+    release_trainer(ended, {"ends": "stopped", "reason": "time budget"})
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint_000001"]
+
+
 def test_the_newest_checkpoint_is_found_whichever_is_asked_for(tmp_path: Path) -> None:
     known = checkpoint(tmp_path, 4)
     checkpoint(tmp_path, 5)
