@@ -11,7 +11,7 @@ help: ## show this help
 .venv/installed: pyproject.toml constraints.txt
 	@echo "creating the environment in .venv (several GB with PyTorch; once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(INSTALL) --editable .
+	@$(INSTALL) --editable '.[pretrained]'
 	@touch $@
 
 .venv/installed-dev: .venv/installed
@@ -46,10 +46,8 @@ bench: .venv/installed-dev ## measure speed and memory on your images: make benc
 
 SHARED := $(or $(DATA),../shared/data)
 
-model: .venv/installed ## train the shipped bundle anew, into models/new (move it to models/blood-cells): make model DATA=folder
-	@$(BIN)/python pipelines/train.py $(SHARED)/blood-cells/images/TRAIN --out models/new --weights none --folds 3 \
-		--groups $(SHARED)/blood-cells/sources.csv --linked-groups models/blood-cells-linked.csv \
-		--also $(SHARED)/pbc/images --also-half even --outliers BASOPHIL --samples 0
+model: .venv/installed ## train a bundle to ship, on models/laboratories.yaml, into models/new
+	@$(BIN)/python pipelines/train.py models/laboratories.yaml --out models/new --weights imagenet --folds 3 --samples 0
 
 figures: .venv/installed ## measure the shipped bundle anew and write its card and the README's table
 	@rm -rf runs/figures

@@ -39,8 +39,8 @@ class ExportSettings(Settings):
 
     Input `pixels`: (batch, height, width, 3) uint8, RGB, the white cell cut out as the bundle's config says.
     Outputs: `logits` (batch, classes), and `class_maps` (batch, classes, h, w), whose positive part is Grad-CAM
-    of each class; value (i, j) looks at input pixel (i, j) times the stride. Class names, temperature, thresholds and
-    stride are in the file's metadata under `leukoray`.
+    of each class; value (i, j) looks at input pixel (top + i * stride, left + j * stride). Class names, temperature,
+    thresholds and that grid are in the file's metadata under `leukoray`.
     """
 
     bundle: CliPositionalArg[Path] = Field(description="folder of the bundle")
@@ -54,11 +54,18 @@ class _Exported(nn.Module):
         super().__init__()
         self.preprocessing: Preprocessing = bundle.record.preprocessing
         self.engine = TorchEngine(bundle.network, self.preprocessing, torch.device("cpu"))
+        if self.engine.head_weight is None:
+            raise SettingsError(
+                "export-no-maps",
+                f"{bundle.architecture} does not end in pooling and one linear layer, so that its maps are no product"
+                " that ONNX could hold.",
+            )
+        self.weight = self.engine.head_weight
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         outputs = self.engine(pixels)
         cells = outputs.feature_map.shape[2] * outputs.feature_map.shape[3]
-        return outputs.logits, torch.einsum("ck,nkhw->nchw", self.engine.head_weight, outputs.feature_map) / cells
+        return outputs.logits, torch.einsum("ck,nkhw->nchw", self.weight, outputs.feature_map) / cells
 
 
 def export(settings: ExportSettings) -> int:
@@ -102,7 +109,7 @@ def export(settings: ExportSettings) -> int:
         "bundle": bundle.id,
         "class_names": list(bundle.class_names),
         "preprocessing": preprocessing.model_dump(mode="json"),
-        "class_map_stride": module.engine.stride,
+        "class_maps": module.engine.geometry._asdict(),
         "confidence": bundle.record.confidence.model_dump(mode="json"),
     }
     onnx.helper.set_model_props(model, {"leukoray": json.dumps(record)})

@@ -28,5 +28,5 @@ def draw_class_folders(root: Path, fields: int, *, recipe: str, training: dict[s
     (root / "groups.csv").write_text("\n".join(rows) + "\n")
     content = json.loads((PROJECT / "core" / "training" / "recipes" / f"{recipe}.json").read_text())
     content["preprocessing"] |= {"height": 64, "width": 64}
-    content["training"] |= training
+    content["training"] |= {"architecture": "test_efficientnet"} | training  # a hundredth of ResNet18's size
     (root / "recipe.json").write_text(json.dumps(content))

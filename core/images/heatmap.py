@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -11,7 +11,21 @@ if TYPE_CHECKING:
 
     from core.images.cells import Box
 
-__all__ = ["Heatmap"]
+__all__ = ["Heatmap", "MapGeometry"]
+
+
+class MapGeometry(NamedTuple):
+    """The grid of a feature map on the input: value (i, j) is centred on pixel (top + i * stride, left + j * stride).
+
+    Attributes:
+        stride: Input pixels from one value to the next.
+        top: Row of the input that the first value is centred on, 0 for the middle of the first pixel.
+        left: The same, column.
+    """
+
+    stride: int
+    top: float = 0.0
+    left: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,24 +34,24 @@ class Heatmap:
 
     A network that halves the size with centred filters, as ResNet does, has output i of each stage centred on input
     pixel 2 i. Value i of the last map is therefore centred on input pixel ``stride * i``, the first pixel of its
-    cell and not the middle (Araujo et al. 2019, doi:10.23915/distill.00021), whatever the input's size. Where the
-    side of the input is no multiple of the stride, the last cell reaches past the input.
+    cell and not the middle (Araujo et al. 2019, doi:10.23915/distill.00021), whatever the input's size; other networks
+    have other grids. Where the side of the input is no multiple of the stride, the last cell reaches past the input.
 
     Attributes:
         values: Evidence in [0, 1], (h, w) float32; zero everywhere where nothing speaks for the class.
         height: Height of the network's input, in pixels.
         width: Width of the network's input, in pixels.
-        stride: Distance in input pixels between what two neighbouring values look at.
+        geometry: The grid of the values on the input.
 
     Example:
-        >>> Heatmap(np.float32([[0, 0], [0, 1]]), height=64, width=64, stride=32).peak()
+        >>> Heatmap(np.float32([[0, 0], [0, 1]]), height=64, width=64, geometry=MapGeometry(32)).peak()
         (0.5078125, 0.5078125)
     """
 
     values: NDArray[np.float32]
     height: int
     width: int
-    stride: int
+    geometry: MapGeometry
 
     @property
     def has_evidence(self) -> bool:
@@ -47,7 +61,8 @@ class Heatmap:
     def peak(self) -> tuple[float, float]:
         """Return where the largest value looks, as shares of the input's height and width."""
         row, column = divmod(int(self.values.argmax()), self.values.shape[1])
-        return (row * self.stride + 0.5) / self.height, (column * self.stride + 0.5) / self.width
+        stride, top, left = self.geometry
+        return (row * stride + top + 0.5) / self.height, (column * stride + left + 0.5) / self.width
 
     def placed(self, box: Box) -> tuple[float, float, float, float]:
         """Return where the values lie in an image of which the network saw `box`.
@@ -60,5 +75,6 @@ class Heatmap:
             number means the middle of a pixel.
         """
         pixel_x, pixel_y = (box.right - box.left) / self.width, (box.bottom - box.top) / self.height
-        first_x, first_y = box.left + pixel_x / 2 - 0.5, box.top + pixel_y / 2 - 0.5
-        return first_x, first_y, pixel_x * self.stride, pixel_y * self.stride
+        stride, top, left = self.geometry
+        first_x, first_y = box.left + pixel_x * (left + 0.5) - 0.5, box.top + pixel_y * (top + 0.5) - 0.5
+        return first_x, first_y, pixel_x * stride, pixel_y * stride

@@ -1,7 +1,7 @@
 """The bundle: a folder with a trained model and all that is needed to use it.
 
 ``config.json`` follows timm's layout, with our own record at top level under ``leukoray``;
-``model.safetensors`` holds torchvision's parameter names; ``metrics.json`` and ``README.md`` say what
+``model.safetensors`` holds timm's parameter names; ``metrics.json`` and ``README.md`` say what
 the model is worth. Nothing in it is a pickle.
 """
 
@@ -19,26 +19,24 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import safetensors
 import torch
 import torchvision
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import nn
 
 from core import __version__
-from core.errors import BundleError
+from core.errors import BundleError, SettingsError
 from core.files import replace_file
 from core.images.preprocessing import Preprocessing
 from core.model.confidence import Confidence
 from core.model.metrics import BundleMetrics
-from core.model.network import ARCHITECTURE, build_network
+from core.model.network import RESNET18, build_network, model_arguments, num_features
 from core.settings import Settings, describe_problems, time_stamp
 from core.training.config import TrainingConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from torchvision.models import ResNet
 
 __all__ = [
     "CARD",
@@ -46,6 +44,7 @@ __all__ = [
     "Bundle",
     "BundleRecord",
     "DataRecord",
+    "LaboratoryRecord",
     "SearchTrial",
     "TrainingRecord",
     "load_bundle",
@@ -68,6 +67,12 @@ class SearchTrial(Settings):
 class TrainingRecord(TrainingConfig):
     """How a bundle was trained: the recipe's settings as they were used, and what the recipe does not say."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_old_settings(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Leave out what only older versions had, so that their bundles can be loaded."""
+        return {name: value for name, value in values.items() if name != "further_share"}
+
     recipe: str = Field(description="name or file of the recipe")
     weights: str = Field(description="starting weights")
     folds: int = Field(0, description="folds that were validated out of training; 0: one validation set")
@@ -77,20 +82,32 @@ class TrainingRecord(TrainingConfig):
     search: SearchTrial | None = Field(None, description="the search that chose the settings, where one did")
 
 
+class LaboratoryRecord(Settings):
+    """The images of one laboratory that a bundle was trained and validated on."""
+
+    name: str = Field(description="name of the laboratory")
+    fingerprint: str = Field(description="SHA-256 of the names, sizes, labels and boxes of its files")
+    images: dict[str, int] = Field(description="images, or marked cells, per class; unknown classes after the known")
+    sources: dict[str, int] = Field(description="named sources per class")
+    unknown: list[str] = Field(description="classes that were taught as none of the known ones")
+    share: float = Field(description="how often its images were drawn, relative to the others'")
+
+
 class DataRecord(Settings):
     """The images that a bundle was trained and validated on."""
 
-    fingerprint: str = Field(description="SHA-256 of the names, sizes and labels of the main data set's files")
-    images: dict[str, int] = Field(description="images of the main data set per class")
-    sources: dict[str, int] = Field(description="named sources of the main data set per class")
-    left_out: int = Field(description="images of the main data set that took no part")
+    fingerprint: str = Field(description="SHA-256 of the names, sizes and labels of all files")
+    images: dict[str, int] = Field(description="images per known class, of all laboratories")
+    sources: dict[str, int] = Field(description="named sources per known class")
+    left_out: int = Field(description="images that took no part")
     training_images: int = Field(description="images that the weights were trained on")
     validation: str = Field(description="how the validation images were held out")
     grouped: bool = Field(description="whether sources were named")
-    validation_images: int = Field(description="validation images of the main data set")
+    validation_images: int = Field(description="validation images of known classes")
     validation_sources: int = Field(description="sources of the validation images")
-    further_images: int = Field(description="images of further data sets")
-    outliers: list[str] = Field(description="class folders that were taught as none of the classes")
+    further_images: int = Field(0, description="images beside the ones counted above (older bundles)")
+    outliers: list[str] = Field(description="classes that were taught as none of the known ones")
+    laboratories: list[LaboratoryRecord] = Field([], description="where the images come from; none in older bundles")
 
 
 def _none_if_empty(value: object) -> object:
@@ -125,16 +142,18 @@ class Bundle:
         id: SHA-256 of weights and config, hexadecimal.
         metrics: The evaluations that belong to the weights; None where ``metrics.json`` is missing or is not one that
             this version writes, which is no reason to refuse the weights.
+        architecture: Name of the network, as timm knows it.
     """
 
-    network: ResNet
+    network: nn.Module
     class_names: tuple[str, ...]
     record: BundleRecord
     id: str
     metrics: BundleMetrics | None = None
+    architecture: str = RESNET18
 
 
-def round_weights(network: ResNet) -> None:
+def round_weights(network: nn.Module) -> None:
     """Round the convolution and head weights to what 16-bit floats can hold, in place."""
     with torch.no_grad():
         for parameter in network.parameters():
@@ -144,12 +163,14 @@ def round_weights(network: ResNet) -> None:
 
 def save_bundle(
     folder: Path,
-    network: ResNet,
+    network: nn.Module,
     class_names: tuple[str, ...],
     record: BundleRecord,
     metrics: BundleMetrics | None,
     card: str,
     extras: Mapping[str, bytes] | None = None,
+    *,
+    architecture: str = RESNET18,
 ) -> Bundle:
     """Write a bundle; `folder` appears complete or not at all.
 
@@ -164,6 +185,7 @@ def save_bundle(
         metrics: Evaluations of these weights; None where nothing was measured.
         card: Model card, Markdown.
         extras: Further files by name: plots and sample pictures.
+        architecture: Name of the network, as `build_network` takes it.
 
     Raises:
         BundleError: With code ``bundle-exists``, or ``bundle-damaged`` where the weights are not numbers.
@@ -178,7 +200,7 @@ def save_bundle(
             "created": time_stamp(),
         }
     )
-    config = json.dumps(_config(class_names, record), indent=2) + "\n"
+    config = json.dumps(_config(network, architecture, class_names, record), indent=2) + "\n"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
         unfinished = Path(temporary) / folder.name
@@ -225,7 +247,12 @@ def load_bundle(folder: Path) -> Bundle:
     if hashlib.sha256(weights).hexdigest() != record.weights_sha256:
         raise BundleError("bundle-damaged", f"{folder / WEIGHTS} is not the file that {CONFIG} was written for.")
     class_names = tuple(str(name) for name in config["label_names"])
-    network = build_network(len(class_names))
+    architecture, preprocessing = str(config["architecture"]), record.preprocessing
+    size = (preprocessing.height, preprocessing.width)
+    try:
+        network = build_network(len(class_names), architecture=architecture, size=size)
+    except SettingsError as error:
+        raise BundleError("bundle-foreign", f"{folder} cannot be used: {error.message}.") from None
     try:
         state = {
             name: value.float() if value.is_floating_point() else value for name, value in load_tensors(weights).items()
@@ -233,11 +260,11 @@ def load_bundle(folder: Path) -> Bundle:
         network.load_state_dict(state)
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise BundleError("bundle-damaged", f"The weights in {folder} do not fit {ARCHITECTURE}: {reason}") from error
+        raise BundleError("bundle-damaged", f"The weights in {folder} do not fit {architecture}: {reason}") from error
     if not all(bool(torch.isfinite(value).all()) for value in state.values()):
         raise BundleError("bundle-damaged", f"The weights in {folder} hold values that are not numbers.")
     identity = hashlib.sha256(hashlib.sha256(weights).digest() + hashlib.sha256(config_bytes).digest()).hexdigest()
-    return Bundle(network.eval(), class_names, record, identity, _metrics(folder))
+    return Bundle(network.eval(), class_names, record, identity, _metrics(folder), architecture)
 
 
 def _read(folder: Path, name: str) -> bytes:
@@ -258,10 +285,8 @@ def _parse(folder: Path, content: bytes) -> tuple[dict[str, Any], BundleRecord]:
         raise BundleError("bundle-damaged", f"{folder / CONFIG} is not JSON ({error}).") from None
     if not isinstance(config, dict) or "leukoray" not in config:
         raise BundleError("bundle-foreign", f"{folder} was not made by Leukoray: {CONFIG} has no 'leukoray' record.")
-    if config.get("architecture") != ARCHITECTURE:
-        raise BundleError(
-            "bundle-foreign", f"{folder} holds a {config.get('architecture')!r}; only {ARCHITECTURE} is supported."
-        )
+    if not isinstance(config.get("architecture"), str):
+        raise BundleError("bundle-damaged", f"{folder / CONFIG} names no architecture.")
     names = config.get("label_names")
     if not isinstance(names, list) or len(set(map(str, names))) < 2 or len(names) != config.get("num_classes"):
         raise BundleError("bundle-damaged", f"{folder / CONFIG}: label_names and num_classes do not agree.")
@@ -292,12 +317,16 @@ def _stored(network: nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
-def _config(class_names: tuple[str, ...], record: BundleRecord) -> dict[str, Any]:
+def _config(
+    network: nn.Module, architecture: str, class_names: tuple[str, ...], record: BundleRecord
+) -> dict[str, Any]:
     preprocessing = record.preprocessing
+    arguments = model_arguments(architecture, (preprocessing.height, preprocessing.width))
+    known: Any = getattr(network, "pretrained_cfg", {"first_conv": "conv1", "classifier": "fc"})
     return {
-        "architecture": ARCHITECTURE,
+        "architecture": architecture,
         "num_classes": len(class_names),
-        "num_features": 512,
+        "num_features": num_features(network),
         "label_names": list(class_names),
         "pretrained_cfg": {
             "input_size": [3, preprocessing.height, preprocessing.width],
@@ -308,9 +337,10 @@ def _config(class_names: tuple[str, ...], record: BundleRecord) -> dict[str, Any
             "crop_mode": "squash",
             "num_classes": len(class_names),
             "label_names": list(class_names),
-            "first_conv": "conv1",
-            "classifier": "fc",
+            "first_conv": known["first_conv"],
+            "classifier": known["classifier"],
         },
+        **({"model_args": arguments} if arguments else {}),
         "leukoray": record.model_dump(mode="json"),
     }
 

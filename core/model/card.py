@@ -29,12 +29,12 @@ CALIBRATION = {
 _CARD = """---
 library_name: timm
 pipeline_tag: image-classification
-tags: [white-blood-cells, microscopy, resnet18, leukoray]
+tags: [white-blood-cells, microscopy, {architecture}, leukoray]
 ---
 
 # {name}
 
-ResNet18 that classifies one white blood cell per image: {classes}.
+`{architecture}` that classifies one white blood cell per image: {classes}.
 
 **{research_only}** Another stain, camera or magnification than it was trained
 on can make it fail without a sign. It knows no other cell types: whatever else is in a picture gets one of these
@@ -73,12 +73,18 @@ rate of {risk:.0%} among the others, and `out-of-distribution` above a score of 
 _TRAINING = """Recipe `{recipe}`, starting weights `{weights}`, {epochs} epochs, seed {seed}.
 {training:,} training images; {validation:,} images of {sources:,} {units} were predicted by
 networks that had not seen {unit} ({how}).
-In the main data set, images per class: {images}; different sources per class: {source_counts}.
+Images per class: {images}; different sources per class: {source_counts}.
 {left_out:,} images were left out: unreadable, without a named source, or set aside since a test set shows their
-cell.{further}"""
+cell.{further}{laboratories}"""
 
 
-def write_card(name: str, class_names: Sequence[str], record: BundleRecord, metrics: BundleMetrics) -> str:
+def write_card(
+    name: str,
+    class_names: Sequence[str],
+    record: BundleRecord,
+    metrics: BundleMetrics,
+    architecture: str = "resnet18",
+) -> str:
     """Return the model card as Markdown.
 
     Args:
@@ -86,11 +92,13 @@ def write_card(name: str, class_names: Sequence[str], record: BundleRecord, metr
         class_names: Names of the classes, in the order of the logits.
         record: Leukoray's part of the bundle's ``config.json``.
         metrics: Evaluations of the bundle.
+        architecture: Name of the network, as timm knows it.
     """
     confidence, cell = record.confidence, record.preprocessing.cell
     levels = _levels(metrics)
     return _CARD.format(
         name=name,
+        architecture=architecture,
         classes=", ".join(class_names),
         research_only=RESEARCH_ONLY,
         height=record.preprocessing.height,
@@ -127,6 +135,7 @@ def _training(training: TrainingRecord, data: DataRecord) -> str:
         left_out=data.left_out,
         source_counts=_counts(data.sources) if any(data.sources.values()) else "not named",
         further=_further(data),
+        laboratories=_laboratories(data),
     )
 
 
@@ -149,6 +158,7 @@ def _levels(metrics: BundleMetrics) -> list[tuple[str, Level]]:
     parts: list[tuple[str, Evaluation]] = [("validation", metrics.validation)]
     if metrics.validation_further:
         parts.append(("validation, further data", metrics.validation_further))
+    parts += [(f"validation, {name}", evaluation) for name, evaluation in metrics.laboratories.items()]
     parts += [(name, recorded.evaluation) for name, recorded in metrics.evaluations.items()]
     levels: list[tuple[str, Level]] = []
     for name, evaluation in parts:
@@ -180,6 +190,19 @@ def _further(data: DataRecord) -> str:
         return ""
     outliers = f", {', '.join(data.outliers)} among them as none of the classes" if data.outliers else ""
     return f" {data.further_images:,} images of further data sets{outliers}."
+
+
+def _laboratories(data: DataRecord) -> str:
+    """Say where the images come from, a row for each laboratory."""
+    if not data.laboratories:
+        return ""
+    rows = [
+        f"| {laboratory.name} | {_counts(laboratory.images)} | {', '.join(laboratory.unknown) or 'none'} |"
+        f" {laboratory.share:g} |"
+        for laboratory in data.laboratories
+    ]
+    head = ["", "", "| laboratory | images | taught as none of the classes | share |", "|---|---|---|---|"]
+    return "\n".join([*head, *rows])
 
 
 def _more(evaluations: Mapping[str, RecordedEvaluation]) -> str:

@@ -1,9 +1,10 @@
 """Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391): where the network looked.
 
-ResNet18 ends in global average pooling and one linear layer. The gradient of logit c with respect to
-the last feature map A_k is therefore W[c, k] / (h * w) everywhere, and Grad-CAM at ``layer4`` is
-relu(sum_k W[c, k] * A_k) / (h * w): one product, in the forward pass that classifies. `autograd_gradcam`
-is the general method, for any layer, and the reference that the fast path is tested against.
+Where a network ends in global average pooling and one linear layer, the gradient of logit c with respect to the last
+feature map A_k is W[c, k] / (h * w) everywhere, and Grad-CAM there is relu(sum_k W[c, k] * A_k) / (h * w): one product,
+in the forward pass that classifies (`one_pass_gradcam`). Where it ends in another way, the gradient goes back through
+the head alone (`head_gradcam`). `autograd_gradcam` is the general method, for any layer, and the reference that the
+other two are tested against.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import torch
 from core.errors import SettingsError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import nn
 
-__all__ = ["autograd_gradcam", "normalise_maps", "one_pass_gradcam"]
+__all__ = ["autograd_gradcam", "head_gradcam", "normalise_maps", "one_pass_gradcam"]
 
 
 def one_pass_gradcam(feature_map: torch.Tensor, head_weight: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
@@ -33,6 +36,28 @@ def one_pass_gradcam(feature_map: torch.Tensor, head_weight: torch.Tensor, class
     """
     cells = feature_map.shape[2] * feature_map.shape[3]
     return torch.einsum("nk,nkhw->nhw", head_weight[classes], feature_map).relu() / cells
+
+
+def head_gradcam(
+    head: Callable[[torch.Tensor], torch.Tensor], feature_map: torch.Tensor, classes: torch.Tensor
+) -> torch.Tensor:
+    """Explain one class per image by differentiating the logit with respect to the last feature map.
+
+    Works inside ``torch.inference_mode`` too: the gradient passes through the head alone.
+
+    Args:
+        head: Function from the feature map to the logits (N, C).
+        feature_map: Last feature map, (N, K, h, w) float32.
+        classes: Index of the class to explain for each image, (N,) int64.
+
+    Returns:
+        Grad-CAM before normalisation, (N, h, w) float32, 0 or more.
+    """
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        leaf = feature_map.clone().requires_grad_()
+        chosen = head(leaf).gather(1, classes.clone().view(-1, 1)).sum()
+        (gradient,) = torch.autograd.grad(chosen, leaf)
+        return torch.einsum("nk,nkhw->nhw", gradient.mean(dim=(2, 3)), leaf.detach()).relu()
 
 
 def autograd_gradcam(network: nn.Module, batch: torch.Tensor, classes: torch.Tensor, layer: nn.Module) -> torch.Tensor:

@@ -28,8 +28,13 @@ class EpochRecord(Settings):
 class BundleMetrics(Settings):
     """The evaluations that belong to a bundle's weights."""
 
-    validation: Evaluation = Field(description="on images of the main data set that were held out of training")
-    validation_further: Evaluation | None = Field(default=None, description="the same on the further data sets")
+    validation: Evaluation = Field(description="on images that were held out of training")
+    validation_further: Evaluation | None = Field(
+        default=None, description="the same on further data sets, in bundles of older versions"
+    )
+    laboratories: dict[str, Evaluation] = Field(
+        default={}, description="the same images by laboratory, where there are several"
+    )
     calibration: Literal["same-images", "cross-fitted", "other-sources"] = Field(
         "same-images",
         description="which images chose the temperature and the thresholds behind the two: the measured ones; for each"

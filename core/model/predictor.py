@@ -12,7 +12,7 @@ from core.images.heatmap import Heatmap
 from core.images.reading import prepare_image
 from core.model.confidence import energy
 from core.model.engine import TorchEngine
-from core.model.gradcam import normalise_maps, one_pass_gradcam
+from core.model.gradcam import normalise_maps
 from core.model.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from core.images.cells import Box
     from core.images.decoder import Picture
     from core.images.preprocessing import Prepared
     from core.model.bundle import Bundle
+    from core.model.engine import Outputs
 
 __all__ = ["Predictor", "choose_device"]
 
@@ -49,13 +51,17 @@ class Predictor:
         self.device = choose_device(device)
         self._engine = TorchEngine(bundle.network, bundle.record.preprocessing, self.device)
 
-    def prepare(self, data: bytes) -> tuple[Picture, Prepared]:
+    def prepare(self, data: bytes, marked: Box | None = None) -> tuple[Picture, Prepared]:
         """Decode one file and cut out the network's input; safe to call from several threads.
+
+        Args:
+            data: The whole file.
+            marked: Where the cell is in a field that shows several; none: the image is of one cell.
 
         Raises:
             ImageError: The file cannot be used.
         """
-        return prepare_image(data, self.bundle.record.preprocessing)
+        return prepare_image(data, self.bundle.record.preprocessing, marked=marked)
 
     def predict(self, images: Sequence[Prepared], *, gradcam: bool = True) -> list[Prediction]:
         """Classify a batch in one forward pass.
@@ -70,15 +76,15 @@ class Predictor:
         with torch.inference_mode():
             outputs = self._engine(pixels)
             classes = outputs.logits.argmax(1)
-            cams = self._gradcam(outputs.feature_map, classes) if gradcam else [None] * len(images)
+            cams = self._gradcam(outputs, classes) if gradcam else [None] * len(images)
         logits = outputs.logits.float().cpu().numpy()
         probabilities = self.bundle.record.confidence.probabilities(logits).astype(np.float32)
         return [self._describe(*row) for row in zip(probabilities, energy(logits), images, cams, strict=True)]
 
-    def _gradcam(self, feature_map: torch.Tensor, classes: torch.Tensor) -> list[Heatmap]:
-        maps = normalise_maps(one_pass_gradcam(feature_map, self._engine.head_weight, classes)).float().cpu().numpy()
+    def _gradcam(self, outputs: Outputs, classes: torch.Tensor) -> list[Heatmap]:
+        maps = normalise_maps(self._engine.gradcam(outputs, classes)).float().cpu().numpy()
         preprocessing = self.bundle.record.preprocessing
-        return [Heatmap(one, preprocessing.height, preprocessing.width, self._engine.stride) for one in maps]
+        return [Heatmap(one, preprocessing.height, preprocessing.width, self._engine.geometry) for one in maps]
 
     def _describe(
         self, probabilities: NDArray[np.float32], ood: np.float32, image: Prepared, cam: Heatmap | None

@@ -15,6 +15,7 @@ __all__ = ["TrainingConfig"]
 class TrainingConfig(Settings):
     """Everything that decides a training run; the defaults are the notebook's."""
 
+    architecture: str = Field("resnet18", description="resnet18 (torchvision's), or a name of timm's")
     epochs: int = Field(15, ge=1, description="passes over the data")
     samples_per_epoch: int | None = Field(None, ge=1, description="images drawn per epoch; none: as many as there are")
     batch_size: int = Field(32, ge=2, description="images per step")
@@ -35,13 +36,7 @@ class TrainingConfig(Settings):
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of a label spread over all classes")
     balance: Literal["none", "class", "source"] = Field(
-        "none", description="draw images evenly, by class, or by class and then by source"
-    )
-    further_share: float = Field(
-        0.33,
-        ge=0,
-        lt=1,
-        description="share of each class that is drawn from further data sets, where there are any",
+        "none", description="draw images evenly, by class, or by class, laboratory and source"
     )
     outlier_share: float = Field(
         0.1, ge=0, lt=1, description="share of the images drawn that are outliers, where there are any"

@@ -55,7 +55,14 @@ def trainer(checkpoint: Path | None = None, **changes: object) -> Trainer:
     preprocessing = Preprocessing(height=32, width=32)
     names = ("DARK", "LIGHT")
     return Trainer(
-        build_network(2), config, preprocessing, known, validation, names, device="cuda", checkpoint=checkpoint
+        build_network(2, architecture="test_efficientnet"),
+        config,
+        preprocessing,
+        known,
+        validation,
+        names,
+        device="cuda",
+        checkpoint=checkpoint,
     )
 
 

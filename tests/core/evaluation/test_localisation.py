@@ -12,9 +12,9 @@ from scipy.stats import spearmanr
 from core.evaluation.localisation import point
 from core.images.cells import Box, find_white_cell
 from core.images.drawings import CLASS_NAMES, draw_field
-from core.images.heatmap import Heatmap
+from core.images.heatmap import Heatmap, MapGeometry
 from core.model.bundle import load_bundle
-from core.model.engine import STRIDE, forward
+from core.model.engine import forward
 from core.model.gradcam import normalise_maps
 from core.model.predictor import Predictor
 
@@ -38,7 +38,10 @@ def test_the_white_cell_is_found_by_colour() -> None:
 def test_without_a_nucleus_there_is_no_cell_to_point_at() -> None:
     blank = np.full((240, 320, 3), 200, np.uint8)
     assert find_white_cell(blank) is None
-    assert point(None, Heatmap(np.ones((3, 3), np.float32), 96, 96, 32), Box(0, 0, 320, 240), 240, 320) is None
+    assert (
+        point(None, Heatmap(np.ones((3, 3), np.float32), 96, 96, MapGeometry(32)), Box(0, 0, 320, 240), 240, 320)
+        is None
+    )
 
 
 def test_a_peak_on_the_cell_hits_and_beside_it_misses() -> None:
@@ -50,14 +53,14 @@ def test_a_peak_on_the_cell_hits_and_beside_it_misses() -> None:
     whole = Box(0, 0, 320, 240)
     values = np.zeros((240, 320), np.float32)
     values[row, column] = 1
-    hit = point(cell, Heatmap(values, 240, 320, 1), whole, 240, 320)
+    hit = point(cell, Heatmap(values, 240, 320, MapGeometry(1)), whole, 240, 320)
     assert hit is not None
     assert hit.hit
     assert hit.chance == hit.chance_in_crop == pytest.approx(cell.mean())
-    miss = point(cell, Heatmap(np.roll(values, (120, 160), axis=(0, 1)), 240, 320, 1), whole, 240, 320)
+    miss = point(cell, Heatmap(np.roll(values, (120, 160), axis=(0, 1)), 240, 320, MapGeometry(1)), whole, 240, 320)
     assert miss is not None
     assert not miss.hit
-    nothing = point(cell, Heatmap(np.zeros((3, 3), np.float32), 96, 96, 32), whole, 240, 320)
+    nothing = point(cell, Heatmap(np.zeros((3, 3), np.float32), 96, 96, MapGeometry(32)), whole, 240, 320)
     assert nothing is not None
     assert not nothing.hit
 
@@ -96,7 +99,7 @@ def test_randomising_the_head_destroys_the_maps(shipped: Path, blood_cells: Path
     def hits(signed: torch.Tensor) -> float:
         drawn = normalise_maps(signed.relu()).numpy()
         found = [
-            point(cell, Heatmap(cam, *prepared.pixels.shape[:2], STRIDE), prepared.box, *picture.rgb.shape[:2])
+            point(cell, Heatmap(cam, *prepared.pixels.shape[:2], MapGeometry(32)), prepared.box, *picture.rgb.shape[:2])
             for cell, cam, (picture, prepared) in zip(cells, drawn, pairs, strict=True)
         ]
         return float(np.mean([pointing.hit for pointing in found if pointing]))

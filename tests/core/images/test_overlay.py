@@ -11,7 +11,7 @@ from core.errors import SettingsError
 from core.evaluation.localisation import point
 from core.images.cells import Box
 from core.images.drawings import draw_field
-from core.images.heatmap import Heatmap
+from core.images.heatmap import Heatmap, MapGeometry
 from core.images.overlay import (
     NO_EVIDENCE,
     apply_colours,
@@ -25,12 +25,12 @@ from core.images.overlay import (
 from core.images.preprocessing import Preprocessing
 from core.model.bundle import Bundle, BundleRecord
 from core.model.confidence import Confidence
-from core.model.engine import STRIDE, forward
+from core.model.engine import forward
 from core.model.network import build_network
 from core.model.predictor import Predictor
 
-EVERYWHERE = Heatmap(np.ones((4, 4), np.float32), 128, 128, 32)
-NOWHERE = Heatmap(np.zeros((4, 4), np.float32), 128, 128, 32)
+EVERYWHERE = Heatmap(np.ones((4, 4), np.float32), 128, 128, MapGeometry(32))
+NOWHERE = Heatmap(np.zeros((4, 4), np.float32), 128, 128, MapGeometry(32))
 SIDES = [100, 112, 150, 200, 224, 250]
 
 
@@ -64,7 +64,7 @@ def test_each_value_is_laid_where_its_receptive_field_is_centred(smooth, side: i
     centre = float((influence * torch.arange(512)).sum() / influence.sum()) - 4 * 32
     values = np.zeros((columns, columns), np.float32)
     values[middle, middle] = 1
-    whole = lay_back(Heatmap(values, side, side, STRIDE), Box(0, 0, side, side), side, side)
+    whole = lay_back(Heatmap(values, side, side, MapGeometry(32)), Box(0, 0, side, side), side, side)
     row, column = np.unravel_index(whole.argmax(), whole.shape)
     assert row == column == pytest.approx(centre, abs=1)
 
@@ -93,7 +93,7 @@ def test_a_bright_spot_is_where_the_overlay_says_it_is(smooth, side: int, place:
 def test_height_and_width_of_the_input_may_differ(smooth) -> None:
     values = np.zeros((5, 4), np.float32)
     values[3, 2] = 1
-    cam = Heatmap(values, 150, 100, 32)
+    cam = Heatmap(values, 150, 100, MapGeometry(32))
     whole = lay_back(cam, Box(0, 0, 200, 300), 300, 200)
     row, column = np.unravel_index(whole.argmax(), whole.shape)
     assert row == pytest.approx(3 * 32 * 2, abs=1)
@@ -112,7 +112,7 @@ def test_the_pointing_game_asks_at_the_place_that_the_overlay_shows(side: int) -
         values[index, index] = 1
         cell = np.zeros((side, side), bool)
         cell[32 * index, 32 * index] = True
-        found = point(cell, Heatmap(values, side, side, 32), Box(0, 0, side, side), side, side)
+        found = point(cell, Heatmap(values, side, side, MapGeometry(32)), Box(0, 0, side, side), side, side)
         assert found is not None
         assert found.hit
 
@@ -156,7 +156,7 @@ def test_a_network_that_sees_no_evidence_says_so(smooth) -> None:
 def test_a_map_is_laid_back_onto_its_box() -> None:
     values = np.zeros((4, 4), np.float32)
     values[1, 2] = 1
-    whole = lay_back(Heatmap(values, 128, 128, 32), Box(100, 40, 180, 120), 240, 320)
+    whole = lay_back(Heatmap(values, 128, 128, MapGeometry(32)), Box(100, 40, 180, 120), 240, 320)
     assert whole.shape == (240, 320)
     assert whole[:40].max() == whole[120:].max() == whole[:, :100].max() == whole[:, 180:].max() == 0
     row, column = np.unravel_index(whole.argmax(), whole.shape)
@@ -168,7 +168,9 @@ def test_laying_back_interpolates_between_the_centres_of_the_receptive_fields() 
     cam = np.random.default_rng(0).random((7, 7)).astype(np.float32)
     rows, columns = np.mgrid[:224, :224] / 32
     expected = map_coordinates(cam, (rows, columns), order=1, mode="nearest")
-    np.testing.assert_allclose(lay_back(Heatmap(cam, 224, 224, 32), Box(0, 0, 224, 224), 224, 224), expected, atol=0.02)
+    np.testing.assert_allclose(
+        lay_back(Heatmap(cam, 224, 224, MapGeometry(32)), Box(0, 0, 224, 224), 224, 224), expected, atol=0.02
+    )
 
 
 def test_the_centres_of_the_receptive_fields_are_where_the_network_looks() -> None:

@@ -36,7 +36,15 @@ def images(count: int = 24) -> ImageSet:
 def trainer(config: TrainingConfig, checkpoint: Path | None = None) -> Trainer:
     torch.manual_seed(0)
     data = images()
-    return Trainer(build_network(2), config, PREPROCESSING, data, data, ("DARK", "LIGHT"), checkpoint=checkpoint)
+    return Trainer(
+        build_network(2, architecture="test_efficientnet"),
+        config,
+        PREPROCESSING,
+        data,
+        data,
+        ("DARK", "LIGHT"),
+        checkpoint=checkpoint,
+    )
 
 
 def config(**changes: object) -> TrainingConfig:
@@ -155,7 +163,14 @@ def test_balance_draws_rare_sources_as_often() -> None:
     sources = torch.tensor([0] * 17 + [1, 2, 3])
     labels = torch.tensor([0] * 17 + [0, 1, 1])
     skewed = ImageSet(data.pixels, labels, sources, data.samples)
-    run = Trainer(build_network(2), config(balance="source"), PREPROCESSING, skewed, skewed, ("A", "B"))
+    run = Trainer(
+        build_network(2, architecture="test_efficientnet"),
+        config(balance="source"),
+        PREPROCESSING,
+        skewed,
+        skewed,
+        ("A", "B"),
+    )
     assert run._weights is not None
     share = run._weights / run._weights.sum()
     np.testing.assert_allclose([share[:17].sum(), share[17], share[18], share[19]], [0.25] * 4)
