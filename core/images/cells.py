@@ -1,8 +1,13 @@
-"""Finding the white cell: the nucleus is the only strongly purple thing in a stained smear.
+"""Finding the white cell by its nucleus, in two ways that need no training.
 
-Romanowsky stains (Wright, Giemsa, May-Gruenwald) colour chromatin purple: much blue, little green.
-``B - G`` is therefore large on the nucleus and small on red cells, granules and plasma; Otsu's threshold
-(1979, doi:10.1109/TSMC.1979.4310076) splits the two at any magnification.
+Romanowsky stains (Wright, Giemsa, May-Gruenwald) colour chromatin purple: much blue, little green. ``purple-otsu``
+takes ``B - G``, which is large on the nucleus and small on red cells, granules and plasma; Otsu's threshold (1979,
+doi:10.1109/TSMC.1979.4310076) splits the two at any magnification.
+
+``density-otsu`` is for stains and cameras that make red cells bluish or everything pink. It takes optical densities
+against the brightest part of the picture: the nucleus alone absorbs much red, haemoglobin and eosin absorb green and
+blue. Two thresholds split three classes (Otsu's method for several: Liao et al. 2001), of which the densest is the
+nucleus; where it covers too much to be one, it is split again.
 """
 
 from __future__ import annotations
@@ -18,13 +23,24 @@ from core.settings import Settings
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Box", "CellFinder", "find_nucleus", "find_white_cell"]
+__all__ = ["Box", "CellFinder", "find_nucleus", "find_white_cell", "surroundings"]
 
 _WORKING_SIDE = 160
 """The search runs on a copy whose longer side has this many pixels: enough to see a nucleus."""
 
 _SMALLEST_CONTRAST = 18.0
 """Least colour index, in 8-bit levels, that counts as purple; below it there is no nucleus."""
+
+_SEARCHED, _SURROUNDINGS = 1.4, 4.0
+"""Sides of the squares around a marked cell in which its nucleus, and the light, are looked for."""
+
+_SMALLEST_DENSITY = 15.0
+"""Least density index, 127 per unit of optical density, that counts as stained."""
+
+_ABSORBED = np.array([1.0, 0.5, -0.7])
+"""What red, green and blue density count: chromatin absorbs red, haemoglobin and eosin green and blue."""
+
+_BLACK, _FEWEST_PIXELS, _ROUNDS = 12, 60, 4
 
 _SMALLEST_AREA, _LARGEST_AREA = 0.0015, 0.5
 """Share of the image that a nucleus may cover."""
@@ -46,7 +62,9 @@ class Box(NamedTuple):
 class CellFinder(Settings):
     """How the white cell is cut out, as the preprocessing record keeps it."""
 
-    method: Literal["purple-otsu"] = Field("purple-otsu", description="colour index, Otsu, largest purple group")
+    method: Literal["purple-otsu", "density-otsu"] = Field(
+        "purple-otsu", description="purple-otsu: colour index, Otsu; density-otsu: optical densities, three classes"
+    )
     scale: float = Field(
         1.9, gt=0.5, le=10, description="side of the square, in multiples of the nucleus's longer side"
     )
@@ -61,9 +79,30 @@ class CellFinder(Settings):
             A square of whole pixels, `scale` times the nucleus's longer side, centred on the nucleus as far
             as the image reaches, or None where there is no nucleus.
         """
-        nucleus = find_nucleus(rgb)
+        nucleus = find_nucleus(rgb, self.method)
+        return None if nucleus is None else self._around(nucleus, rgb)
+
+    def box_within(self, rgb: NDArray[np.uint8], marked: Box) -> Box | None:
+        """Find the square around the white cell that was marked in a field.
+
+        Args:
+            rgb: Field, (H, W, 3) uint8.
+            marked: The cell's box.
+
+        Returns:
+            As `box`, in pixels of the field.
+        """
+        part = _square(rgb, marked, _SEARCHED)
+        left, top = int(part.left), int(part.top)
+        inside = np.ascontiguousarray(rgb[top : int(part.bottom), left : int(part.right)])
+        nucleus = find_nucleus(inside, self.method)
         if nucleus is None:
             return None
+        return self._around(
+            Box(nucleus.left + left, nucleus.top + top, nucleus.right + left, nucleus.bottom + top), rgb
+        )
+
+    def _around(self, nucleus: Box, rgb: NDArray[np.uint8]) -> Box:
         height, width = rgb.shape[:2]
         side = self.scale * max(nucleus.right - nucleus.left, nucleus.bottom - nucleus.top)
         side = float(min(round(side), height, width))
@@ -72,20 +111,33 @@ class CellFinder(Settings):
         return Box(left, top, left + side, top + side)
 
 
-def find_nucleus(rgb: NDArray[np.uint8]) -> Box | None:
+def surroundings(rgb: NDArray[np.uint8], box: Box) -> NDArray[np.uint8]:
+    """Return the part of a field around a cell that shows the same light: four times the cell's size.
+
+    Args:
+        rgb: Field, (H, W, 3) uint8.
+        box: The cell.
+    """
+    part = _square(rgb, box, _SURROUNDINGS)
+    return rgb[int(part.top) : int(part.bottom), int(part.left) : int(part.right)]
+
+
+def find_nucleus(rgb: NDArray[np.uint8], method: str = "purple-otsu") -> Box | None:
     """Find the bounding box of the nucleus, all its lobes included.
 
     Args:
         rgb: Image, (H, W, 3) uint8.
+        method: ``purple-otsu`` or ``density-otsu``.
 
     Returns:
         The box in pixels of `rgb`, or None where nothing is purple enough or of a nucleus's size.
     """
     small = _at_working_size(rgb)
-    mask = _purple(_purple_index(small))
-    if mask is None:
-        return None
-    found = _main_group(mask)
+    if method == "density-otsu":
+        found = _dense_group(small)
+    else:
+        mask = _purple(_purple_index(small))
+        found = None if mask is None else _main_group(mask)
     if found is None:
         return None
     scale_x, scale_y = rgb.shape[1] / small.shape[1], rgb.shape[0] / small.shape[0]
@@ -150,6 +202,63 @@ def _purple(index: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
     return np.asarray(mask, np.uint8)
 
 
+def _dense_group(rgb: NDArray[np.uint8]) -> tuple[int, int, int, int] | None:
+    """Return the box of the nucleus by optical densities, (left, top, right, bottom)."""
+    index, shown = _density_index(rgb)
+    if not shown.any():
+        return None
+    threshold = max(_upper_threshold(index[shown]), _SMALLEST_DENSITY)
+    found = None
+    for _ in range(_ROUNDS):
+        mask = np.asarray((index > threshold) & shown, np.uint8)
+        group = _main_group(mask)
+        found = group or found
+        if group is not None and _could_be_nucleus(mask, group):
+            break
+        above = index[mask == 1]
+        if len(above) < _FEWEST_PIXELS:
+            break
+        finer, _ = cv2.threshold(above.reshape(-1, 1), 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+        if finer <= threshold or _main_group(np.asarray((index > finer) & shown, np.uint8)) is None:
+            break
+        threshold = finer
+    return found
+
+
+def _could_be_nucleus(mask: NDArray[np.uint8], group: tuple[int, int, int, int]) -> bool:
+    """Whether a group is compact enough to be one cell's nucleus, and not the red cells of half a picture."""
+    left, top, right, bottom = group
+    side = max(right - left, bottom - top) / min(mask.shape)
+    filled = float(mask[top:bottom, left:right].mean())
+    return (side < 0.6 and filled > 0.3) or (side < 0.75 and filled > 0.5)
+
+
+def _density_index(rgb: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Return the density index (H, W) uint8, 127 per unit, and which pixels are of the picture: black is its margin."""
+    shown = rgb.max(axis=2) > _BLACK
+    light = np.percentile(rgb[shown], 90, axis=0) if int(shown.sum()) >= _FEWEST_PIXELS else np.full(3, 255.0)
+    levels = np.arange(256)[:, None]
+    tables = np.log(np.maximum(light, 60.0) / np.maximum(levels, 1)).clip(0, 2.5) * _ABSORBED
+    density = sum(np.take(tables[:, channel].astype(np.float32), rgb[..., channel]) for channel in range(3))
+    density = np.where(shown, np.clip(density, 0, 2), 0).astype(np.float32)
+    return np.asarray(cv2.GaussianBlur(density, (5, 5), 0) * 127, np.uint8), shown
+
+
+def _upper_threshold(values: NDArray[np.uint8]) -> float:
+    """Return the upper one of the two thresholds between three classes, on 64 levels."""
+    share = np.bincount(values >> 2, minlength=64) / len(values)
+    weight, moment = share.cumsum(), (share * np.arange(64)).cumsum()
+    low, high = np.arange(64)[:, None], np.arange(64)[None, :]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = (
+            moment[:, None] ** 2 / weight[:, None]
+            + (moment[None, :] - moment[:, None]) ** 2 / (weight[None, :] - weight[:, None])
+            + (moment[-1] - moment[None, :]) ** 2 / (1 - weight[None, :])
+        )
+    between = np.where((low < high) & np.isfinite(between), between, -1.0)
+    return float(4 * (int(between.argmax()) % 64) + 3)
+
+
 def _main_group(mask: NDArray[np.uint8]) -> tuple[int, int, int, int] | None:
     """Return the box of the largest group of parts; parts that nearly touch are lobes of one nucleus."""
     side = max(mask.shape)
@@ -166,6 +275,15 @@ def _main_group(mask: NDArray[np.uint8]) -> tuple[int, int, int, int] | None:
         return None
     left, top, width, height = cv2.boundingRect(np.asarray(purple == best, np.uint8))
     return left, top, left + width, top + height
+
+
+def _square(rgb: NDArray[np.uint8], box: Box, scale: float) -> Box:
+    """Return the square of whole pixels around a box, `scale` times its longer side, as far as the image reaches."""
+    height, width = rgb.shape[:2]
+    side = min(round(scale * max(box.right - box.left, box.bottom - box.top)), height, width)
+    left = int(_inside((box.left + box.right - side) / 2, width - side))
+    top = int(_inside((box.top + box.bottom - side) / 2, height - side))
+    return Box(left, top, left + side, top + side)
 
 
 def _inside(start: float, largest: float) -> float:

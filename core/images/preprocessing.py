@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field, PositiveFloat
 
-from core.images.cells import Box, CellFinder
+from core.images.cells import Box, CellFinder, surroundings
 from core.settings import Settings
 
 if TYPE_CHECKING:
@@ -60,26 +60,33 @@ class Preprocessing(Settings):
     )
     cell: CellFinder | None = Field(None, description="how the white cell is cut out; none: whole image")
 
-    def locate(self, rgb: NDArray[np.uint8]) -> tuple[Box, bool]:
-        """Return the part of an (H, W, 3) image that is classified, and whether it is a found cell."""
-        whole = Box(0.0, 0.0, float(rgb.shape[1]), float(rgb.shape[0]))
+    def locate(self, rgb: NDArray[np.uint8], marked: Box | None = None) -> tuple[Box, bool]:
+        """Return the part of an image that is classified, and whether it is a found cell.
+
+        Args:
+            rgb: Decoded picture, (H, W, 3) uint8.
+            marked: Where the cell is, if that is known; its nucleus is then looked for there.
+        """
+        whole = marked or Box(0.0, 0.0, float(rgb.shape[1]), float(rgb.shape[0]))
         if self.cell is None:
             return whole, True
-        box = self.cell.box(rgb)
-        return (whole, False) if box is None else (box, True)
+        box = self.cell.box(rgb) if marked is None else self.cell.box_within(rgb, marked)
+        return (whole, marked is not None) if box is None else (box, True)
 
-    def prepare(self, rgb: NDArray[np.uint8]) -> Prepared:
+    def prepare(self, rgb: NDArray[np.uint8], marked: Box | None = None) -> Prepared:
         """Cut out and resize one picture.
 
         Args:
             rgb: Decoded picture, (H, W, 3) uint8.
+            marked: Where the cell is in a field that shows several; none: the picture is of one cell.
 
         Example:
             >>> Preprocessing(height=64, width=64, cell=CellFinder()).prepare(picture.rgb).pixels.shape
             (64, 64, 3)
         """
-        box, found = self.locate(rgb)
-        return Prepared(self.balance(_resize(rgb, box, self.width, self.height), rgb), box, found)
+        box, found = self.locate(rgb, marked)
+        around = rgb if marked is None else surroundings(rgb, marked)
+        return Prepared(self.balance(_resize(rgb, box, self.width, self.height), around), box, found)
 
     def balance(self, part: NDArray[np.uint8], rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Scale each channel so that the background of the whole picture gets the level `white`.
@@ -88,7 +95,7 @@ class Preprocessing(Settings):
 
         Args:
             part: What is scaled, (h, w, 3) uint8.
-            rgb: The whole picture that it was cut from, (H, W, 3) uint8.
+            rgb: The picture that it was cut from, or its surroundings in a large one, (H, W, 3) uint8.
         """
         if self.white is None:
             return part
@@ -108,7 +115,7 @@ class Preprocessing(Settings):
 
 
 def crop_with_margin(
-    rgb: NDArray[np.uint8], preprocessing: Preprocessing, margin: float, box: Box
+    rgb: NDArray[np.uint8], preprocessing: Preprocessing, margin: float, box: Box, marked: Box | None = None
 ) -> NDArray[np.uint8]:
     """Prepare a picture for training, with room around the input for rotation and shift.
 
@@ -117,6 +124,7 @@ def crop_with_margin(
         preprocessing: The record that the network will be used with.
         margin: Side of the result relative to the network's input, 1 or more.
         box: The part that `Preprocessing.prepare` shows.
+        marked: Where the cell was marked, if it was.
 
     Returns:
         Pixels (round(height * margin), round(width * margin), 3) uint8 at the scale of
@@ -127,7 +135,8 @@ def crop_with_margin(
     padded = np.asarray(cv2.copyMakeBorder(rgb, pad, pad, pad, pad, cv2.BORDER_REFLECT_101), np.uint8)
     wide = Box(box.left - extra_x + pad, box.top - extra_y + pad, box.right + extra_x + pad, box.bottom + extra_y + pad)
     width, height = round(preprocessing.width * margin), round(preprocessing.height * margin)
-    return preprocessing.balance(_resize(padded, wide, width, height), rgb)
+    around = rgb if marked is None else surroundings(rgb, marked)
+    return preprocessing.balance(_resize(padded, wide, width, height), around)
 
 
 def _resize(rgb: NDArray[np.uint8], box: Box, width: int, height: int) -> NDArray[np.uint8]:

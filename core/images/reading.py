@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from core.images.cells import Box
     from core.images.preprocessing import Prepared, Preprocessing
 
 __all__ = ["Unreadable", "prepare_image", "processing", "read_file", "read_safely"]
@@ -60,6 +61,7 @@ def prepare_image(
     image: bytes | NDArray[np.uint8],
     preprocessing: Preprocessing,
     *,
+    marked: Box | None = None,
     max_pixels: int = MAX_PIXELS,
     check: Callable[[], object] | None = None,
 ) -> tuple[Picture, Prepared]:
@@ -68,6 +70,7 @@ def prepare_image(
     Args:
         image: A whole file, or pixels that are decoded already, (H, W, 3) uint8 RGB.
         preprocessing: The record of the network that is to see it.
+        marked: Where the cell is in a field that shows several; none: the image is of one cell.
         max_pixels: Refuse pictures with more pixels than this.
         check: Called between decoding and preparing; what it raises stops the work.
 
@@ -86,7 +89,7 @@ def prepare_image(
             picture = decode(image, max_pixels=max_pixels)
         if check is not None:
             check()
-        return picture, preprocessing.prepare(picture.rgb)
+        return picture, preprocessing.prepare(picture.rgb, marked)
 
 
 def read_file(path: Path) -> bytes:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from core.images.cells import CellFinder, find_nucleus
+from core.images.cells import Box, CellFinder, find_nucleus
 from core.images.decoder import decode
 from core.images.drawings import CLASS_NAMES, draw_field
 
@@ -64,3 +64,41 @@ def test_on_real_views_the_size_agrees_with_the_original_field(blood_cells: Path
         sizes = [max(box.right - box.left, box.bottom - box.top) for box in (view, field)]
         agreed += abs(np.log(2 * sizes[0] / sizes[1])) < 0.45
     assert agreed / len(chosen) > 0.97
+
+
+TINTS = {
+    "as drawn": np.eye(3),
+    "bluish red cells": np.array([[1, 0.25, 0], [0, 1, 0], [0, 0, 0.25]]),
+    "pink": np.array([[1, 0.3, 0.1], [0, 0.8, 0], [0, 0.2, 0.2]]),
+    "pale": np.array([[0.5, 0.2, 0], [0.1, 0.5, 0], [0, 0.2, 0.5]]),
+}
+"""Mixings of the channels' optical densities, as other stains and cameras give them."""
+
+
+@pytest.mark.parametrize("tint", TINTS)
+@pytest.mark.parametrize("kind", CLASS_NAMES)
+def test_densities_find_the_nucleus_in_any_tint(kind: str, tint: str) -> None:
+    rng = np.random.default_rng(2)
+    for _ in range(4):
+        rgb = draw_field(kind, rng)
+        density = np.log(235 / np.maximum(rgb, 1)) @ TINTS[tint].T
+        tinted = np.asarray(np.clip(235 * np.exp(-density), 0, 255), np.uint8)
+        reference, found = find_nucleus(rgb), find_nucleus(tinted, "density-otsu")
+        assert reference is not None
+        assert found is not None
+        assert overlap(reference, found) > 0.6
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_densities_find_nothing_where_nothing_is(value: int) -> None:
+    assert find_nucleus(np.full((240, 320, 3), value, np.uint8), "density-otsu") is None
+    empty = draw_field("NEUTROPHIL", np.random.default_rng(0), oddity="no-cell")
+    assert find_nucleus(empty, "density-otsu") is None
+
+
+def overlap(one: Box, other: Box) -> float:
+    """Intersection over union."""
+    width = max(0.0, min(one.right, other.right) - max(one.left, other.left))
+    height = max(0.0, min(one.bottom, other.bottom) - max(one.top, other.top))
+    areas = sum((box.right - box.left) * (box.bottom - box.top) for box in (one, other))
+    return width * height / (areas - width * height)
