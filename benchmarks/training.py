@@ -47,7 +47,8 @@ def main() -> None:
     count = options.steps * recipe.training.batch_size
     changed = {"samples_per_epoch": count, "epochs": options.rounds + 1, "keep": "last"}
     config = recipe.training.model_copy(update=changed)
-    network = build_network(len(data.class_names))
+    size = (recipe.preprocessing.height, recipe.preprocessing.width)
+    network = build_network(len(data.class_names), architecture=config.architecture, size=size)
     trainer = Trainer(network, config, recipe.preprocessing, images, None, data.class_names, device=options.device)
     bare = _BareSteps(trainer)
     loop: list[float] = []

@@ -109,7 +109,7 @@ def plain_loop(options: argparse.Namespace, out: Path, folder: Path) -> float:
     for trial in read_trials(str(out / "tune")).records:
         recipe = run.recipe.model_copy(update={"training": configure(run.recipe.training, trial.values)})
         checkpoint = folder / f"{trial.number}.safetensors"
-        one = TrainingRun(settings, recipe, run.data, run.images, run.start, run.device)
+        one = TrainingRun(settings, recipe, run.data, run.images, run.starts, run.device)
         one.trainer(training, validation, checkpoint=checkpoint, name="plain", epochs=None).fit()
         checkpoint.unlink()
     return time.perf_counter() - started

@@ -13,12 +13,12 @@ import torch
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
-from core.data.groups import SourceSettings
-from core.errors import DataError, SettingsError
+from core.data.laboratories import DataSettings
+from core.errors import DataError
 from core.evaluation.scores import compare
 from core.evaluation.scores import evaluate as measure
 from core.model.bundle import Bundle, load_bundle
-from pipelines.evaluating.data import describe_data, read_data
+from pipelines.evaluating.data import describe_data, load_second, read_data
 from pipelines.evaluating.measures import measure_heatmaps, measure_notebook_split, measure_unknown_types
 from pipelines.evaluating.record import EvaluatedBundle, EvaluationRecord, check_name, record_in_bundle
 from pipelines.evaluating.report import write_report
@@ -29,25 +29,24 @@ from runtime.progress import say
 
 if TYPE_CHECKING:
     from core.data.class_folders import ClassFolders
-    from core.evaluation.scores import Predicted
+    from core.data.laboratories import Laboratory
 
 __all__ = ["EvaluateSettings", "evaluate", "main"]
 
 
-class EvaluateSettings(SourceSettings):
-    """Measure a bundle on class folders (DATA/CLASS/**/IMAGE) and write tables, pictures and a page.
+class EvaluateSettings(DataSettings):
+    """Measure a bundle on class folders (DATA/CLASS/**/IMAGE), or on each laboratory of a YAML file.
+
+    Writes tables, pictures and a page, for each laboratory of a file in a folder of its name.
 
     Every score stands at two levels, images and sources (the microscope fields that the images are views of),
     with a 95 % interval that resamples sources. Name the sources with --groups; pipelines/audit.py finds them.
     """
 
     bundle: CliPositionalArg[Path] = Field(description="folder of the bundle")
-    data: CliPositionalArg[Path] = Field(description="folder with one sub-folder per class")
+    data: CliPositionalArg[Path] = Field(description="folder with one sub-folder per class, or a YAML file")
     out: Path = Field(description="folder of the report")
     unknown: list[str] = Field([], description="class folders of DATA that the bundle does not know, as outliers")
-    half: Literal["even", "odd"] | None = Field(
-        None, description="measure every other image of each class only, in the order of their names"
-    )
     compare: Path | None = Field(None, description="a second bundle, compared by source on the same images")
     protocol: Literal["all", "notebook"] = Field(
         "all", description="notebook: also the notebook's stratified 30/70 split of DATA"
@@ -68,58 +67,76 @@ def evaluate(settings: EvaluateSettings) -> int:
     """
     refuse_existing(settings.out)
     bundle = load_bundle(settings.bundle)
-    second = _load_second(settings.compare, bundle) if settings.compare else None
+    second = load_second(settings.compare, bundle) if settings.compare else None
     torch.set_num_threads(settings.threads or torch.get_num_threads())
-    data = read_data(settings.data, bundle.class_names, settings.unknown, half=settings.half, sources=settings)
-    if settings.record:
-        check_name(bundle, settings.record, data.fingerprint)
-    results = predict(bundle, data.samples, device=settings.device, threads=torch.get_num_threads())
-    record = _measure(settings, bundle, second, data, results)
-    write_report(settings.out, record, bundle, results, settings.data, mistakes=settings.mistakes)
-    if settings.record:
-        record_in_bundle(settings.bundle, settings.record, record)
-    for line in summarise(record, bundle.class_names):
-        print(line)
-    say(f"report: {settings.out / 'index.html'}")
+    laboratories = settings.laboratories()
+    data = [read_data(laboratory, bundle.class_names) for laboratory in laboratories]
+    names = [_record_name(settings, laboratory) for laboratory in laboratories]
+    for name, images in zip(names, data, strict=True):
+        if name:
+            check_name(bundle, name, images.fingerprint)
+    for laboratory, images, name in zip(laboratories, data, names, strict=True):
+        out = settings.out / laboratory.name if settings.from_file else settings.out
+        _evaluate(settings, laboratory, images, (bundle, second), out, name)
     return 0
 
 
-def _load_second(path: Path, first: Bundle) -> Bundle:
-    second = load_bundle(path)
-    if second.class_names != first.class_names:
-        raise SettingsError(
-            "other-classes", f"{path} knows {', '.join(second.class_names)}; the two cannot be compared."
-        )
-    return second
+def _record_name(settings: EvaluateSettings, laboratory: Laboratory) -> str:
+    """Return the name under which an evaluation is written into the bundle; empty where none is."""
+    return f"{settings.record}, {laboratory.name}" if settings.record and settings.from_file else settings.record or ""
+
+
+def _evaluate(
+    settings: EvaluateSettings,
+    laboratory: Laboratory,
+    data: ClassFolders,
+    bundles: tuple[Bundle, Bundle | None],
+    out: Path,
+    name: str,
+) -> None:
+    bundle, second = bundles
+    results = predict(bundle, data.samples, device=settings.device, threads=torch.get_num_threads())
+    record = _measure(settings, laboratory, bundle, second, data, results)
+    write_report(out, record, bundle, results, laboratory.path, mistakes=settings.mistakes)
+    if name:
+        record_in_bundle(settings.bundle, name, record)
+    if settings.from_file:
+        print(f"{laboratory.name}:")
+    for line in summarise(record, bundle.class_names):
+        print(line)
+    say(f"report: {out / 'index.html'}")
 
 
 def _measure(
-    settings: EvaluateSettings, bundle: Bundle, second: Bundle | None, data: ClassFolders, results: Results
+    settings: EvaluateSettings,
+    laboratory: Laboratory,
+    bundle: Bundle,
+    second: Bundle | None,
+    data: ClassFolders,
+    results: Results,
 ) -> EvaluationRecord:
     known, others = results.divide(len(bundle.class_names))
     if not known.samples:
-        raise DataError("nothing-readable", f"No readable image under {settings.data} is of a class that is known.")
+        raise DataError("nothing-readable", f"No readable image under {laboratory.path} is of a class that is known.")
     predicted = known.predicted(bundle.class_names)
     unknown = others.predicted(bundle.class_names) if others.samples else None
     drawn = {"resamples": settings.resamples, "seed": settings.seed}
     outliers = bundle.record.data.outliers if bundle.record.data else []
-    rival = _predict_second(settings, second, known) if second else None
+    threads = torch.get_num_threads()
+    rival = second and predict(second, known.samples, device=settings.device, threads=threads).predicted(
+        second.class_names
+    )
     notebook = settings.protocol == "notebook"
     return EvaluationRecord(
         bundle=EvaluatedBundle(path=str(settings.bundle), id=bundle.id),
-        data=describe_data(data, predicted, half=settings.half, unreadable=len(results.unreadable)),
+        data=describe_data(data, predicted, half=laboratory.half, unreadable=len(results.unreadable)),
         evaluation=measure(predicted, **drawn),
         heatmaps=measure_heatmaps(known.pointings),
         unknown=unknown
-        and measure_unknown_types(predicted, unknown, classes=settings.unknown, outliers=outliers, **drawn),
+        and measure_unknown_types(predicted, unknown, classes=laboratory.unknown, outliers=outliers, **drawn),
         comparison=rival and compare(predicted, rival, **drawn),
         notebook=measure_notebook_split(known, bundle.class_names, **drawn) if notebook else None,
     )
-
-
-def _predict_second(settings: EvaluateSettings, second: Bundle, known: Results) -> Predicted:
-    results = predict(second, known.samples, device=settings.device, threads=torch.get_num_threads())
-    return results.predicted(second.class_names)
 
 
 def main() -> int:

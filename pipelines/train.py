@@ -25,7 +25,7 @@ __all__ = ["TrainSettings", "main", "train"]
 
 
 class TrainSettings(TrainingSettings):
-    """Train ResNet18 on class folders (DATA/CLASS/**/IMAGE) and write a bundle with its metrics.
+    """Train a network on class folders (DATA/CLASS/**/IMAGE) and write a bundle with its metrics.
 
     Validation images are held out by source where --groups names the sources. With --folds the bundle is
     trained on every image whose source is known, and its metrics, temperature and thresholds come from as many
@@ -57,7 +57,7 @@ def train(settings: TrainSettings) -> int:
     trained = networks.with_folds(settings.folds) if settings.folds else networks.with_validation()
     bundle = run.write(settings.out, trained.network, trained.held_out, trained.facts)
     rows = trained.held_out.rows
-    here = [row for row, known in zip(rows, run.known_here(rows), strict=True) if known]
+    here = [row for row, known in zip(rows, run.known(rows), strict=True) if known]
     write_samples(settings.out / "samples", bundle, run, here, settings.samples)
     if rest := work.remove():
         say(f"warning: {work.path} stays, since files that are not of this run lie in it: {rest[0].name}")

@@ -9,27 +9,39 @@ from core.training.run import TrainingRun
 from runtime.progress import Progress, say
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from core.training.run import TrainingSettings
 
 __all__ = ["prepare_run"]
 
 
-def prepare_run(settings: TrainingSettings, *, device: str, threads: int) -> TrainingRun:
+def prepare_run(
+    settings: TrainingSettings, *, device: str, threads: int, architectures: Collection[str] = ()
+) -> TrainingRun:
     """Read and decode what a run learns from, and say what is there.
 
     Args:
         settings: Options of the command.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         threads: Number of threads that decode.
+        architectures: Architectures that will be used beside the recipe's.
 
     Raises:
         LeukorayError: The recipe, the weights or the data cannot be used.
     """
     data = TrainingData.read(settings)
-    if settings.groups is None:
+    if not data.grouped:
         say("warning: without --groups, views of one field can be on both sides of the split; see pipelines/audit.py")
     with Progress(data.size, "images decoded") as progress:
-        run = TrainingRun.prepare(settings, device=device, threads=threads, data=data, on_image=progress.advance)
+        run = TrainingRun.prepare(
+            settings,
+            device=device,
+            threads=threads,
+            data=data,
+            architectures=architectures,
+            on_image=progress.advance,
+        )
     for bad in run.images.unreadable:
         say(f"left out: {bad.path}: {bad.message} [{bad.code}]")
     say(f"data: {len(run.images):,} images of {int(run.images.sources.max()) + 1:,} sources")

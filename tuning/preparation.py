@@ -6,7 +6,6 @@ import importlib.util
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from core.data.laboratories import TrainingData
 from core.errors import DataError, SettingsError
 from runtime.progress import say
 from tuning.experiment import grace_period
@@ -111,10 +110,13 @@ class Prepared:
         """Put together what every trial gets."""
         return TrialData(
             recipe=self.run.recipe,
-            class_names=self.run.data.main.class_names,
+            class_names=self.run.data.class_names,
             train=self.train,
             validation=self.watched,
-            start={name: value.numpy() for name, value in self.run.start.items()},
+            starts={
+                architecture: {name: value.numpy() for name, value in start.items()}
+                for architecture, start in self.run.starts.items()
+            },
             device=plan.device,
             threads=plan.threads,
             origin=f"weights {settings.weights}, recipe {settings.recipe}, search",
@@ -123,9 +125,11 @@ class Prepared:
 
 def _halves(run: TrainingRun, held_out: list[int]) -> tuple[list[int], list[int]]:
     """Divide the rows in two by source and class; both are all of them where a class has a single source."""
-    paths = {run.images.samples[row].path for row in held_out}
-    kept = [tuple(sample for sample in data.samples if sample.path in paths) for data in run.data.sets]
-    halves = TrainingData(tuple(replace(data, samples=part) for data, part in zip(run.data.sets, kept, strict=True)))
+    chosen = {run.images.samples[row] for row in held_out}
+    sets = tuple(
+        replace(data, samples=tuple(sample for sample in data.samples if sample in chosen)) for data in run.data.sets
+    )
+    halves = replace(run.data, sets=sets)
     try:
         measuring, choosing = halves.folds(run.images, 2, run.settings.seed)[0]
     except DataError as error:

@@ -23,16 +23,15 @@ __all__ = ["Counts", "Identity", "Images", "Plan", "Result", "SearchRecord"]
 RECORD = "search.json"
 _OPTIONS = (
     *("weights", "validation_share", "repetitions", "search", "stopping", "grace_period", "reduction_factor"),
-    *("seed", "outliers", "storage"),
+    *("seed", "unknown", "storage"),
 )
 
 
 class Identity(Settings):
     """What may not change when a search is continued, since trials before and after could not be compared."""
 
-    data: str = Field(description="fingerprint of the main data set")
-    further_data: list[str] = Field(description="fingerprints of the further data sets")
-    groups: str | None = Field(description="how the images' sources were named")
+    data: dict[str, str] = Field(description="fingerprint of each laboratory's images")
+    grouped: bool = Field(description="whether sources were named")
     space: dict[str, Any] = Field(description="search space, as it was written")
     recipe: dict[str, Any] = Field(description="recipe with its replacements")
     options: dict[str, Any] = Field(description="options that decide the split, the proposals and the stopping")
@@ -41,9 +40,11 @@ class Identity(Settings):
     def of(cls, settings: SearchSettings, run: TrainingRun, space: Space) -> Identity:
         """Collect the identity of a search from its options, its data and its space."""
         return cls(
-            data=run.data.main.fingerprint,
-            further_data=[data.fingerprint for data in run.data.sets[1:]],
-            groups=settings.groups,
+            data={
+                laboratory.name: data.fingerprint
+                for laboratory, data in zip(run.data.laboratories, run.data.sets, strict=True)
+            },
+            grouped=run.data.grouped,
             space=space.text,
             recipe=run.recipe.model_dump(mode="json"),
             options={name: getattr(settings, name) for name in _OPTIONS},

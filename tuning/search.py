@@ -57,7 +57,7 @@ def search(settings: SearchSettings) -> int:
     space = load_space(settings.space, recipe.training)
     check_options(settings, space, recipe.training)
     device = "cpu" if settings.gpus_per_trial == 0 else "auto"
-    run = prepare_run(settings, device=device, threads=os.cpu_count() or 1)
+    run = prepare_run(settings, device=device, threads=os.cpu_count() or 1, architectures=space.architectures)
     identity = Identity.of(settings, run, space)
     if earlier is not None:
         earlier.refuse_changed(identity, settings.out)

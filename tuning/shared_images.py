@@ -27,7 +27,8 @@ class SharedImages:
         pixels: Pixels (N, H, W, 3) uint8.
         labels: Class indices (N,) int64.
         sources: Index of each image's source (N,) int64.
-        domains: Number of the data set that each image belongs to (N,) int64; None where there is one.
+        domains: Number of the laboratory that each image belongs to (N,) int64; None where there is one.
+        shares: How often images of its laboratory are drawn, relative to others (N,) float64; None where there is one.
         samples: File, label and source of each image.
     """
 
@@ -35,6 +36,7 @@ class SharedImages:
     labels: NDArray[np.int64]
     sources: NDArray[np.int64]
     domains: NDArray[np.int64] | None
+    shares: NDArray[np.float64] | None
     samples: tuple[Sample, ...]
 
     @classmethod
@@ -46,7 +48,8 @@ class SharedImages:
             pixels: Its pixels with the margin for augmentation, or its inputs without.
         """
         domains = None if images.domains is None else images.domains.numpy()
-        return cls(pixels.numpy(), images.labels.numpy(), images.sources.numpy(), domains, images.samples)
+        shares = None if images.shares is None else images.shares.numpy()
+        return cls(pixels.numpy(), images.labels.numpy(), images.sources.numpy(), domains, shares, images.samples)
 
     @property
     def nbytes(self) -> int:
@@ -59,4 +62,5 @@ class SharedImages:
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             tensors = [torch.from_numpy(part) for part in (self.pixels, self.labels, self.sources)]
             domains = None if self.domains is None else torch.from_numpy(self.domains)
-        return ImageSet(tensors[0], tensors[1], tensors[2], self.samples, domains=domains)
+            shares = None if self.shares is None else torch.from_numpy(self.shares)
+        return ImageSet(tensors[0], tensors[1], tensors[2], self.samples, domains=domains, shares=shares)

@@ -58,6 +58,12 @@ class Space:
         """Whether any setting is normally distributed, which Optuna cannot propose."""
         return any(isinstance(domain, Float) and _is_normal(domain) for domain in self.domains.values())
 
+    @property
+    def architectures(self) -> list[str]:
+        """Architectures that are tried, where they are varied."""
+        domain = self.domains.get("architecture")
+        return [] if domain is None else list(domain["grid_search"] if isinstance(domain, dict) else domain.categories)
+
     def smallest_step(self, config: TrainingConfig) -> int:
         """Return the fewest epochs before a StepLR schedule of the space decays; 0 with another schedule."""
         if config.schedule != "step":

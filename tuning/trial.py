@@ -46,7 +46,7 @@ class TrialData:
         class_names: Names of the classes.
         train: Training images, with the recipe's margin.
         validation: Images that a trial is judged on after every epoch, without margin.
-        start: Weights that every trial starts from, as arrays by name.
+        starts: Weights that trials start from, as arrays by name, by architecture.
         device: Torch device.
         threads: Torch threads of each trial.
         origin: What else makes this search this search, for the trainer's checkpoint.
@@ -56,7 +56,7 @@ class TrialData:
     class_names: tuple[str, ...]
     train: SharedImages
     validation: SharedImages
-    start: dict[str, NDArray[Any]]
+    starts: dict[str, dict[str, NDArray[Any]]]
     device: str
     threads: int
     origin: str
@@ -144,13 +144,15 @@ class _Attempt:
         return None
 
     def _trainer(self) -> Trainer:
-        data = self._data
-        network = build_network(len(data.class_names))
-        network.load_state_dict({name: torch.tensor(value) for name, value in data.start.items()})
+        data, preprocessing = self._data, self._data.recipe.preprocessing
+        config = configure(data.recipe.training, self._config)
+        size = (preprocessing.height, preprocessing.width)
+        network = build_network(len(data.class_names), architecture=config.architecture, size=size)
+        network.load_state_dict({name: torch.tensor(value) for name, value in data.starts[config.architecture].items()})
         return Trainer(
             network,
-            configure(data.recipe.training, self._config),
-            data.recipe.preprocessing,
+            config,
+            preprocessing,
             data.train.view(),
             data.validation.view(),
             data.class_names,

@@ -46,8 +46,7 @@ def write_winner(out: Path, prepared: Prepared, trials: Trials) -> Result:
     """
     best, first = trials.ranked[0], trials.records[0]
     run = prepared.run
-    training = configure(run.recipe.training, best.values)
-    found = replace(run, recipe=Recipe(preprocessing=run.recipe.preprocessing, training=training))
+    found = _as_tried(run, best)
     rival, comparison = _compare(prepared, trials)
     bundle = _write_bundle(out, found, prepared, trials)
     replace_file(out / RECIPE, json.dumps(found.recipe.model_dump(mode="json"), indent=1) + "\n")
@@ -113,7 +112,7 @@ def _compare(prepared: Prepared, trials: Trials) -> tuple[TrialRecord | None, Co
     if rival is None or first not in trials.ranked:
         return None, None
     run, plain = prepared.run, Confidence.model_validate({})
-    chosen = run.known_here(prepared.measuring)
+    chosen = run.known(prepared.measuring)
     proposed, recipe = (
         run.predicted(_held_out(run, trial, trials, prepared, prepared.measuring), chosen, plain)
         for trial in (rival, first)
@@ -121,9 +120,15 @@ def _compare(prepared: Prepared, trials: Trials) -> tuple[TrialRecord | None, Co
     return rival, compare(proposed, recipe)
 
 
+def _as_tried(run: TrainingRun, trial: TrialRecord) -> TrainingRun:
+    """Return the run with the trial's settings."""
+    training = configure(run.recipe.training, trial.values)
+    return replace(run, recipe=Recipe(preprocessing=run.recipe.preprocessing, training=training))
+
+
 def _held_out(run: TrainingRun, trial: TrialRecord, trials: Trials, prepared: Prepared, rows: list[int]) -> HeldOut:
     """Classify images that were held out with a trial's weights."""
-    network = run.network(load_weights(trials.checkpoints[trial.id])).to(run.device)
+    network = _as_tried(run, trial).network(load_weights(trials.checkpoints[trial.id])).to(run.device)
     return HeldOut(
         rows=rows,
         logits=run.logits(network, rows),

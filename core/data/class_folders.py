@@ -18,7 +18,17 @@ from core.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["EXTENSIONS", "ClassFolders", "Sample", "read_class_folders", "read_splits"]
+    from core.images.cells import Box
+
+__all__ = [
+    "EXTENSIONS",
+    "ClassFolders",
+    "Sample",
+    "check_class_names",
+    "class_folder_names",
+    "read_class_folders",
+    "read_splits",
+]
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 """File name endings that a class folder is searched for, in lower case."""
@@ -31,11 +41,19 @@ _LONGEST_NAME = 64
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One labelled image file; `source` names the microscope field it comes from, None if unknown."""
+    """One labelled cell.
+
+    Attributes:
+        path: Image file.
+        label: Index of its class.
+        source: Name of the microscope field, or slide, that it comes from; None if unknown.
+        box: Where it is in the image, in pixels; None where the image is of this cell.
+    """
 
     path: Path
     label: int
     source: str | None
+    box: Box | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +81,7 @@ class ClassFolders:
         for sample in self.samples:
             name = sample.path.relative_to(self.root).as_posix()
             line = f"{name}\0{sample.path.stat().st_size}\0{sample.label}\0{sample.source}\n"
+            line += f"{sample.box}\n" if sample.box else ""
             digest.update(line.encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
@@ -76,6 +95,20 @@ class ClassFolders:
         pairs = {(sample.label, sample.source) for sample in self.samples if sample.source is not None}
         found = Counter(label for label, _ in pairs)
         return {name: found[index] for index, name in enumerate(self.class_names)}
+
+    def with_prefix(self, prefix: str) -> ClassFolders:
+        """Put a name in front of every source, so that sources of two data sets cannot be taken for one.
+
+        Where no source is named, each image is one.
+        """
+        named = any(sample.source for sample in self.samples)
+
+        def source(place: int, sample: Sample) -> str | None:
+            own = sample.source if named else f"{sample.path.relative_to(self.root).as_posix()} {place}"
+            return None if own is None else f"{prefix}/{own}"
+
+        samples = (replace(sample, source=source(place, sample)) for place, sample in enumerate(self.samples))
+        return replace(self, samples=tuple(samples))
 
     def with_groups(self, groups: Mapping[str, str], linked: Mapping[str, str] | None = None) -> ClassFolders:
         """Name each image's source.
@@ -136,15 +169,11 @@ def _found(pattern: re.Pattern[str], name: str) -> str:
     return (match.group(1) if pattern.groups else match.group(0)) or "" if match else ""
 
 
-def read_class_folders(root: Path, class_names: Sequence[str] | None = None) -> ClassFolders:
-    """List the images under ``root/<CLASS>/``.
-
-    Args:
-        root: Folder with one sub-folder per class.
-        class_names: Classes in the order of their indices; by default the sub-folders, sorted.
+def class_folder_names(root: Path) -> list[str]:
+    """Return the names of the class folders of a data set, sorted.
 
     Raises:
-        DataError: With code ``not-found``, ``no-classes``, ``unknown-class`` or ``empty-class``.
+        DataError: With code ``not-found`` or ``no-classes``.
     """
     if not root.is_dir():
         raise DataError("not-found", f"The data folder {root} does not exist.")
@@ -152,13 +181,39 @@ def read_class_folders(root: Path, class_names: Sequence[str] | None = None) -> 
         found, _ = find_classes(str(root))
     except FileNotFoundError:
         raise DataError("no-classes", f"{root} has no sub-folders; it needs one per class.") from None
-    found = [name for name in found if not name.startswith(".")]
-    names = tuple(class_names or found)
+    return [name for name in found if not name.startswith(".")]
+
+
+def check_class_names(names: Sequence[str]) -> None:
+    """Refuse names of classes that tables or pages could not hold, and doubles.
+
+    Raises:
+        DataError: With code ``bad-class-name`` or ``double-class``.
+    """
     for name in names:
         if problem := _problem(name):
             raise DataError("bad-class-name", f"{name!r} cannot be the name of a class: {problem}.")
     if len(set(names)) < len(names):
         raise DataError("double-class", f"A class is named twice: {', '.join(names)}.")
+
+
+def read_class_folders(
+    root: Path, class_names: Sequence[str] | None = None, ignored: Sequence[str] = ()
+) -> ClassFolders:
+    """List the images under ``root/<CLASS>/``.
+
+    Args:
+        root: Folder with one sub-folder per class.
+        class_names: Classes in the order of their indices; by default the sub-folders, sorted.
+        ignored: Sub-folders that are left out.
+
+    Raises:
+        DataError: With code ``not-found``, ``no-classes``, ``unknown-class`` or ``empty-class``, or with a code of
+            `check_class_names`.
+    """
+    found = [name for name in class_folder_names(root) if name not in ignored]
+    names = tuple(class_names or found)
+    check_class_names(names)
     if unknown := sorted(set(found) - set(names)):
         raise DataError("unknown-class", f"{root} has folders that are no known class: {', '.join(unknown)}.")
     if len(names) < 2:

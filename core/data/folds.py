@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -21,7 +23,9 @@ _NEAR = 0.01
 _FINEST = 20
 
 
-def folds_by_source(data: ClassFolders, folds: int, seed: int) -> list[tuple[ClassFolders, ClassFolders]]:
+def folds_by_source(
+    data: ClassFolders, folds: int, seed: int, *, exactly: bool = False
+) -> list[tuple[ClassFolders, ClassFolders]]:
     """Divide a data set into folds so that no source is in two of them, stratified by class.
 
     Where sources are named, images without one are left out of every fold, since they could show a
@@ -31,6 +35,7 @@ def folds_by_source(data: ClassFolders, folds: int, seed: int) -> list[tuple[Cla
         data: Data set to divide.
         folds: Number of folds, 2 or more; there are fewer where the scarcest class has fewer sources (`most_folds`).
         seed: Seed of the shuffle.
+        exactly: Give as many folds as were asked for, of which some hold out nothing of a class with fewer sources.
 
     Returns:
         Per fold, what to train on and what to validate on.
@@ -39,9 +44,21 @@ def folds_by_source(data: ClassFolders, folds: int, seed: int) -> list[tuple[Cla
         DataError: With code ``too-few-sources``; it names the class.
     """
     samples, groups = _with_sources(data)
-    splitter = StratifiedGroupKFold(min(folds, most_folds(data)), shuffle=True, random_state=seed)
-    sides = splitter.split(np.zeros(len(samples)), [sample.label for sample in samples], groups)
-    return [(_pick(data, samples, train), _pick(data, samples, validation)) for train, validation in sides]
+    most = min(folds, _largest(samples), len(set(groups))) if exactly else min(folds, most_folds(data))
+    if most < 2:
+        return [(_pick(data, samples, range(len(samples))), _pick(data, samples, ()))] * folds
+    splitter = StratifiedGroupKFold(most, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that a class has fewer images than there are folds
+        sides = list(splitter.split(np.zeros(len(samples)), [sample.label for sample in samples], groups))
+    pairs = [(_pick(data, samples, train), _pick(data, samples, validation)) for train, validation in sides]
+    nothing = (_pick(data, samples, range(len(samples))), _pick(data, samples, ()))
+    return pairs + [nothing] * (folds - most if exactly else 0)
+
+
+def _largest(samples: Sequence[Sample]) -> int:
+    """Return the number of images of the commonest class."""
+    return max(Counter(sample.label for sample in samples).values(), default=0)
 
 
 def most_folds(data: ClassFolders) -> int:

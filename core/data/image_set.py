@@ -35,7 +35,9 @@ class ImageSet:
         sources: Index of each image's source, (N,) int64; images without one have their own.
         samples: Where each image came from.
         unreadable: Files that were left out.
-        domains: Number of the data set that each image belongs to (N,) int64; missing where there is one.
+        domains: Number of the laboratory that each image belongs to (N,) int64; missing where there is one.
+        shares: How often images of its laboratory are drawn, relative to others (N,) float64; missing where there is
+            one.
         prepared: The network's input before normalisation (N, h, w, 3) uint8; missing where `pixels` is that.
         found: Whether the white cell was found, (N,) bool; missing where nobody looked.
     """
@@ -46,6 +48,7 @@ class ImageSet:
     samples: tuple[Sample, ...]
     unreadable: tuple[Unreadable, ...] = ()
     domains: torch.Tensor | None = None
+    shares: torch.Tensor | None = None
     prepared: torch.Tensor | None = None
     found: torch.Tensor | None = None
 
@@ -67,6 +70,7 @@ class ImageSet:
             self.sources[chosen],
             tuple(self.samples[row] for row in rows),
             domains=None if self.domains is None else self.domains[chosen],
+            shares=None if self.shares is None else self.shares[chosen],
             prepared=None if self.prepared is None else self.prepared[chosen],
             found=None if self.found is None else self.found[chosen],
         )
@@ -98,11 +102,13 @@ def load_images(
         torch.Size([9957, 224, 224, 3])
     """
 
-    def prepare(data: bytes) -> tuple[Prepared, np.ndarray]:
-        picture, plain = prepare_image(data, preprocessing)
-        return plain, crop_with_margin(picture.rgb, preprocessing, margin, plain.box) if margin > 1 else plain.pixels
-
     def load(sample: Sample) -> tuple[Prepared, np.ndarray] | Unreadable:
+        def prepare(data: bytes) -> tuple[Prepared, np.ndarray]:
+            picture, plain = prepare_image(data, preprocessing, marked=sample.box)
+            if margin == 1:
+                return plain, plain.pixels
+            return plain, crop_with_margin(picture.rgb, preprocessing, margin, plain.box, sample.box)
+
         return read_safely(sample.path, prepare)
 
     side = (round(preprocessing.height * margin), round(preprocessing.width * margin))
@@ -135,11 +141,12 @@ def load_images(
     )
 
 
-def join_images(sets: Sequence[ImageSet]) -> ImageSet:
-    """Put several data sets together; each becomes a domain, and their sources stay apart.
+def join_images(sets: Sequence[ImageSet], shares: Sequence[float]) -> ImageSet:
+    """Put the images of several laboratories together; each becomes a domain, and their sources stay apart.
 
     Args:
-        sets: Data sets whose images have one size.
+        sets: Images of one size, by laboratory.
+        shares: How often each laboratory's images are drawn, relative to the others'.
     """
     offsets = np.cumsum([0, *(int(part.sources.max()) + 1 for part in sets)])
     return ImageSet(
@@ -149,6 +156,7 @@ def join_images(sets: Sequence[ImageSet]) -> ImageSet:
         tuple(sample for part in sets for sample in part.samples),
         tuple(unreadable for part in sets for unreadable in part.unreadable),
         torch.cat([torch.full((len(part),), number) for number, part in enumerate(sets)]),
+        torch.cat([torch.full((len(part),), share).double() for share, part in zip(shares, sets, strict=True)]),
         torch.cat([part.inputs for part in sets]) if any(part.prepared is not None for part in sets) else None,
         torch.cat([torch.ones(len(part), dtype=torch.bool) if part.found is None else part.found for part in sets]),
     )

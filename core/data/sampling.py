@@ -1,4 +1,4 @@
-"""How often each image is drawn in training: evenly, by class, or by class, data set and source."""
+"""How often each image is drawn in training: evenly, by class, or by class, laboratory and source."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def sampling_weights(images: ImageSet, labels: torch.Tensor, config: TrainingCon
     Args:
         images: The images to draw from.
         labels: Class indices of the images (N,), `OUTLIER` for outliers.
-        config: The training's settings, of which `balance`, `further_share` and `outlier_share` are used.
+        config: The training's settings, of which `balance` and `outlier_share` are used.
 
     Returns:
         (N,) float64 that sums to 1, or None where every image counts the same and is drawn once per pass.
@@ -31,7 +31,8 @@ def sampling_weights(images: ImageSet, labels: torch.Tensor, config: TrainingCon
         return None
     weights = _balanced(labels, images.sources, config.balance)
     if images.domains is not None:
-        weights = _shared(weights, labels, (images.domains > 0).long(), config.further_share)
+        shares = torch.ones(len(labels)) if images.shares is None else images.shares
+        weights = _shared(weights, labels, images.domains, shares)
     known = weights[~outliers].sum()
     share = config.outlier_share if bool(outliers.any()) else 0.0
     weights[~outliers] *= (1 - share) / known
@@ -52,14 +53,13 @@ def _balanced(labels: torch.Tensor, sources: torch.Tensor, balance: str) -> torc
     return 1 / (per_source.double() * sources_per_class[owner].double())[pair]
 
 
-def _shared(weights: torch.Tensor, labels: torch.Tensor, further: torch.Tensor, share: float) -> torch.Tensor:
-    """Give the further data sets their share of every class that both have, without changing the class's total."""
+def _shared(weights: torch.Tensor, labels: torch.Tensor, domains: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+    """Divide every class among the laboratories that have it by their shares, without changing the class's total."""
     result = weights.clone()
     for label in labels.unique():
         of_class = labels == label
-        sides = [of_class & (further == side) for side in (0, 1)]
-        if all(bool(side.any()) for side in sides):
-            total = weights[of_class].sum()
-            for side, part in zip(sides, (1 - share, share), strict=True):
-                result[side] *= part * total / weights[side].sum()
+        parts = [of_class & (domains == domain) for domain in domains[of_class].unique()]
+        total, wanted = weights[of_class].sum(), sum(float(shares[part][0]) for part in parts)
+        for part in parts:
+            result[part] *= float(shares[part][0]) / wanted * total / weights[part].sum()
     return result

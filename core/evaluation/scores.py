@@ -190,6 +190,22 @@ class Predicted:
             ood=ood.astype(np.float64),
         )
 
+    def select(self, chosen: NDArray[np.bool_]) -> Predicted:
+        """Return some of the images.
+
+        Args:
+            chosen: Images to take, (N,) bool.
+        """
+        return replace(
+            self,
+            probabilities=self.probabilities[chosen],
+            labels=self.labels[chosen],
+            sources=self.sources[chosen],
+            named=self.named[chosen],
+            flags=tuple(flag for flag, taken in zip(self.flags, chosen, strict=True) if taken),
+            ood=self.ood[chosen],
+        )
+
     def by_source(self) -> Predicted:
         """Return one row per source and label: the mean over its images; images without a source are left out.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,8 @@ from pydantic import Field
 from core.data.image_set import OUTLIER
 from core.data.laboratories import DataSettings, TrainingData
 from core.evaluation.plots import confusion_png, curves_png
-from core.evaluation.scores import Predicted, evaluate
-from core.model.bundle import Bundle, BundleRecord, DataRecord, TrainingRecord, save_bundle
+from core.evaluation.scores import Evaluation, Predicted, evaluate
+from core.model.bundle import Bundle, BundleRecord, DataRecord, LaboratoryRecord, TrainingRecord, save_bundle
 from core.model.card import write_card
 from core.model.confidence import energy
 from core.model.metrics import BundleMetrics, EpochRecord
@@ -25,11 +26,11 @@ from core.training.recipe import Recipe, load_recipe
 from core.training.trainer import Trainer, predict_logits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from torchvision.models import ResNet
+    from torch import nn
 
     from core.data.image_set import ImageSet
     from core.model.confidence import Confidence
@@ -38,7 +39,7 @@ __all__ = ["HeldOut", "TrainingRun", "TrainingSettings"]
 
 _WATCHED_PER_SOURCE = 8
 _EVALUATED_AT_ONCE = 64
-_OVERRIDES = ("epochs", "samples_per_epoch", "batch_size", "learning_rate", "seed")
+_OVERRIDES = ("architecture", "epochs", "samples_per_epoch", "batch_size", "learning_rate", "seed")
 
 
 class TrainingSettings(DataSettings):
@@ -47,11 +48,12 @@ class TrainingSettings(DataSettings):
     recipe: str = Field("cell-crop", description="cell-crop, cell-crop-step, notebook, or a JSON file")
     weights: str = Field(
         "imagenet",
-        description="start from: imagenet (downloaded once); a .safetensors or .pth file of torchvision's ResNet18,"
-        " where there is no internet; or none (random)",
+        description="start from: imagenet (of a package, or downloaded once); a .safetensors or .pth file of the"
+        " architecture's weights, where there is no internet; or none (random)",
     )
     validation_share: float = Field(0.15, gt=0, le=0.5, description="share of the images held out for validation")
     risk: float = Field(0.05, gt=0, lt=1, description="error rate aimed at among the cells that are not flagged")
+    architecture: str | None = Field(None, description="resnet18 or a name of timm's, instead of the recipe's")
     epochs: int | None = Field(None, ge=1, description="value to use instead of the recipe's")
     samples_per_epoch: int | None = Field(None, ge=1, description="value to use instead of the recipe's")
     batch_size: int | None = Field(None, ge=2, description="value to use instead of the recipe's")
@@ -77,7 +79,7 @@ class HeldOut:
         history: Training and validation per epoch.
         epochs: Number of epochs that the retained weights were trained for.
         trained_on: Number of images that the bundle's weights were trained on.
-        left_out: Number of images of the main data set that took no part.
+        left_out: Number of images that took no part.
         how: Words that say how the images were held out.
     """
 
@@ -99,7 +101,7 @@ class TrainingRun:
         recipe: The recipe, with what the options replace.
         data: The data sets on disk.
         images: All images, decoded once.
-        start: Weights that every network of the run starts from.
+        starts: Weights that networks start from, by architecture.
         device: Torch device.
     """
 
@@ -107,7 +109,7 @@ class TrainingRun:
     recipe: Recipe
     data: TrainingData
     images: ImageSet
-    start: Mapping[str, torch.Tensor]
+    starts: Mapping[str, Mapping[str, torch.Tensor]]
     device: str
 
     @classmethod
@@ -118,6 +120,7 @@ class TrainingRun:
         device: str = "auto",
         threads: int = 2,
         data: TrainingData | None = None,
+        architectures: Collection[str] = (),
         on_image: Callable[[], object] | None = None,
     ) -> TrainingRun:
         """Read recipe, weights and data, and decode the images.
@@ -127,6 +130,7 @@ class TrainingRun:
             device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
             threads: Number of threads that decode.
             data: The data sets, where they have been read before.
+            architectures: Architectures that will be used beside the recipe's.
             on_image: Called after each image.
 
         Raises:
@@ -135,10 +139,14 @@ class TrainingRun:
         recipe = settings.load_recipe()
         data = data or TrainingData.read(settings)
         chosen = choose_device(device)
-        torch.manual_seed(settings.seed)
-        start = build_network(len(data.main.class_names), settings.weights).state_dict()  # what is missing shows now
+        size = (recipe.preprocessing.height, recipe.preprocessing.width)
+        starts: dict[str, Mapping[str, torch.Tensor]] = {}
+        for architecture in {recipe.training.architecture, *architectures}:
+            torch.manual_seed(settings.seed)  # what is missing shows now, before an image is read
+            network = build_network(len(data.class_names), settings.weights, architecture, size)
+            starts[architecture] = network.state_dict()
         images = data.load(recipe.preprocessing, recipe.training.augmentation.margin, threads, on_image)
-        return cls(settings, recipe, data, images, start, str(chosen))
+        return cls(settings, recipe, data, images, starts, str(chosen))
 
     def split(self) -> tuple[list[int], list[int]]:
         """Return the rows to train on and those to validate on, apart by source.
@@ -149,9 +157,8 @@ class TrainingRun:
         return self.data.split(self.images, self.settings.validation_share, self.settings.seed)
 
     def left_out(self, rows: list[int]) -> int:
-        """Count the images of the main data set that are not among `rows`: unreadable, unnamed, or set aside."""
-        domains = self.images.domains
-        return len(self.data.main.samples) - (len(rows) if domains is None else int((domains[rows] == 0).sum()))
+        """Count the images that are not among `rows`: unreadable, unnamed, or set aside."""
+        return self.data.size - len(rows)
 
     def watched(self, validation: list[int]) -> ImageSet:
         """Choose the images that are classified after each epoch: of known classes, of each source at most eight."""
@@ -185,19 +192,21 @@ class TrainingRun:
             self.recipe.preprocessing,
             self.images.select(training),
             self.watched(validation) if validation else None,
-            self.data.main.class_names,
+            self.data.class_names,
             device=self.device,
             checkpoint=checkpoint,
             origin=f"weights {self.settings.weights}, recipe {self.settings.recipe}, {name}",
         )
 
-    def network(self, state: Mapping[str, torch.Tensor] | None = None) -> ResNet:
+    def network(self, state: Mapping[str, torch.Tensor] | None = None) -> nn.Module:
         """Return a new network with these weights, or with the starting ones."""
-        network = build_network(len(self.data.main.class_names))
-        network.load_state_dict(self.start if state is None else state)
+        architecture, preprocessing = self.recipe.training.architecture, self.recipe.preprocessing
+        size = (preprocessing.height, preprocessing.width)
+        network = build_network(len(self.data.class_names), architecture=architecture, size=size)
+        network.load_state_dict(self.starts[architecture] if state is None else state)
         return network
 
-    def logits(self, network: ResNet, rows: list[int]) -> NDArray[np.float32]:
+    def logits(self, network: nn.Module, rows: list[int]) -> NDArray[np.float32]:
         """Classify some of the images; (N, C) float32."""
         parts = [
             predict_logits(network, self.images.inputs[part], self.recipe.preprocessing, _EVALUATED_AT_ONCE)
@@ -252,17 +261,16 @@ class TrainingRun:
                 largest, is_found = float(probabilities[place].max()), bool(found[place])
                 flags[place] = confidence.flag(largest, float(ood[place]), found=is_found)
         samples = [self.images.samples[row] for row in rows]
-        return Predicted.of_samples(samples, self.data.main.class_names, probabilities, ood=ood, flags=flags)
+        return Predicted.of_samples(samples, self.data.class_names, probabilities, ood=ood, flags=flags)
 
-    def known_here(self, rows: list[int]) -> NDArray[np.bool_]:
-        """Say which rows are of the main data set's known classes, (N,) bool."""
-        here = self.images.labels.numpy()[rows] != OUTLIER
-        return here if self.images.domains is None else here & (self.images.domains.numpy()[rows] == 0)
+    def known(self, rows: list[int]) -> NDArray[np.bool_]:
+        """Say which rows are of known classes, (N,) bool."""
+        return self.images.labels.numpy()[rows] != OUTLIER
 
     def write(
         self,
         out: Path,
-        network: ResNet,
+        network: nn.Module,
         held_out: HeldOut,
         more: dict[str, Any],
         *,
@@ -280,7 +288,7 @@ class TrainingRun:
         Raises:
             BundleError: The bundle cannot be written.
         """
-        main = self.data.main
+        names = self.data.class_names
         confidence = self._choose_confidence(chosen_on or held_out, other=chosen_on is not None)
         metrics = self._measure(held_out, confidence, other=chosen_on is not None)
         facts = {"recipe": self.settings.recipe, "weights": self.settings.weights, **more}
@@ -291,49 +299,72 @@ class TrainingRun:
             data=self._data_record(held_out),
         )
         extras = {
-            "confusion.png": confusion_png(metrics.validation.image.confusion, main.class_names),
+            "confusion.png": confusion_png(metrics.validation.image.confusion, names),
             "curves.png": curves_png(held_out.history),
         }
-        card = write_card(out.name, main.class_names, record, metrics)
-        return save_bundle(out, network.cpu(), main.class_names, record, metrics, card, extras)
+        architecture = self.recipe.training.architecture
+        card = write_card(out.name, names, record, metrics, architecture)
+        return save_bundle(out, network.cpu(), names, record, metrics, card, extras, architecture=architecture)
 
     def _choose_confidence(self, held_out: HeldOut, *, other: bool) -> Confidence:
         """Choose temperature and thresholds; `other` says that the scores are measured on other sources."""
-        known = self.known_here(held_out.rows)
+        known = self.known(held_out.rows)
         labels = self.images.labels.numpy()[held_out.rows][known]
         how = "held out of training, of other sources than the measured ones" if other else held_out.how
-        on = f"{len(labels)} images, {how}{' by source' if self.settings.groups and not other else ''}"
+        on = f"{len(labels)} images, {how}{' by source' if self.data.grouped and not other else ''}"
         return fit_confidence(held_out.logits[known], labels, risk=self.settings.risk, on=on)
 
     def _measure(self, held_out: HeldOut, confidence: Confidence, *, other: bool) -> BundleMetrics:
-        """Measure; where the measured images chose the confidence too, each half of the sources is given the other's.
-
-        Images of further data sets have chosen nothing, so that the bundle's own confidence serves them.
-        """
-        labels = self.images.labels.numpy()[held_out.rows]
-        here = self.known_here(held_out.rows)
-        further = (labels != OUTLIER) & ~here
-        crossed = None if other else self.cross_fitted(held_out, here)
-        calibration = "other-sources" if other else "cross-fitted" if crossed else "same-images"
+        """Measure; where the measured images chose the confidence too, each half of the sources gets the other's."""
+        known = self.known(held_out.rows)
+        crossed = None if other else self.cross_fitted(held_out, known)
+        predicted = crossed or self.predicted(held_out, known, confidence)
         return BundleMetrics(
-            validation=evaluate(crossed or self.predicted(held_out, here, confidence)),
-            validation_further=evaluate(self.predicted(held_out, further, confidence)) if further.any() else None,
-            calibration=calibration,
+            validation=evaluate(predicted),
+            laboratories=self._by_laboratory(np.asarray(held_out.rows)[known], predicted),
+            calibration="other-sources" if other else "cross-fitted" if crossed else "same-images",
             history=[EpochRecord.model_validate(epoch) for epoch in held_out.history],
         )
 
+    def _by_laboratory(self, rows: NDArray[np.int64], predicted: Predicted) -> dict[str, Evaluation]:
+        """Measure each laboratory's images by themselves, where there are several with images of two classes."""
+        if self.images.domains is None:
+            return {}
+        domains, labels = self.images.domains.numpy()[rows], self.images.labels.numpy()[rows]
+        parts = {laboratory.name: domains == number for number, laboratory in enumerate(self.data.laboratories)}
+        return {
+            name: evaluate(predicted.select(part)) for name, part in parts.items() if len(np.unique(labels[part])) > 1
+        }
+
     def _data_record(self, held_out: HeldOut) -> DataRecord:
-        main, here = self.data.main, self.known_here(held_out.rows)
+        known = self.known(held_out.rows)
+        parts = list(zip(self.data.laboratories, self.data.sets, strict=True))
         return DataRecord(
-            fingerprint=main.fingerprint,
-            images=main.counts(),
-            sources=main.source_counts(),
+            fingerprint=hashlib.sha256("".join(data.fingerprint for _, data in parts).encode()).hexdigest()
+            if len(parts) > 1
+            else parts[0][1].fingerprint,
+            images=self._sum([data.counts() for _, data in parts]),
+            sources=self._sum([data.source_counts() for _, data in parts]),
             left_out=held_out.left_out,
             training_images=held_out.trained_on,
             validation=held_out.how,
-            grouped=self.settings.groups is not None,
-            validation_images=int(here.sum()),
-            validation_sources=int(np.unique(self.images.sources.numpy()[held_out.rows][here]).size),
-            further_images=sum(len(data.samples) for data in self.data.sets[1:]),
-            outliers=self.settings.outliers,
+            grouped=self.data.grouped,
+            validation_images=int(known.sum()),
+            validation_sources=int(np.unique(self.images.sources.numpy()[held_out.rows][known]).size),
+            further_images=0,
+            outliers=sorted({name for laboratory, _ in parts for name in laboratory.unknown}),
+            laboratories=[
+                LaboratoryRecord(
+                    name=laboratory.name,
+                    fingerprint=data.fingerprint,
+                    images=data.counts(),
+                    sources=data.source_counts(),
+                    unknown=laboratory.unknown,
+                    share=laboratory.share,
+                )
+                for laboratory, data in parts
+            ],
         )
+
+    def _sum(self, counts: list[dict[str, int]]) -> dict[str, int]:
+        return {name: sum(part.get(name, 0) for part in counts) for name in self.data.class_names}

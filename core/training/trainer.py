@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from torchvision.models import ResNet
+    from torch import nn
 
     from core.data.image_set import ImageSet
     from core.images.preprocessing import Preprocessing
@@ -71,7 +71,7 @@ class Trainer:
     """Trains one network on images in memory.
 
     Args:
-        network: ResNet18 on any device; it is moved to `device`.
+        network: Network on any device; it is moved to `device`.
         config: Settings of the training.
         preprocessing: Record that the network will be used with.
         train: Training images, prepared with the margin of ``config.augmentation``. Outliers in it are taught to
@@ -85,7 +85,7 @@ class Trainer:
 
     def __init__(
         self,
-        network: ResNet,
+        network: nn.Module,
         config: TrainingConfig,
         preprocessing: Preprocessing,
         train: ImageSet,
@@ -283,7 +283,7 @@ class Trainer:
 
 
 def predict_logits(
-    network: ResNet, pixels: torch.Tensor, preprocessing: Preprocessing, batch_size: int
+    network: nn.Module, pixels: torch.Tensor, preprocessing: Preprocessing, batch_size: int
 ) -> NDArray[np.float32]:
     """Classify prepared images in evaluation mode; the network is left in it.
 
@@ -337,7 +337,7 @@ def _fingerprint(images: ImageSet) -> str:
     return digest.hexdigest()
 
 
-def _optimizer(network: ResNet, config: TrainingConfig) -> Adam | AdamW:
+def _optimizer(network: nn.Module, config: TrainingConfig) -> Adam | AdamW:
     kind = AdamW if config.optimizer == "adamw" else Adam
     return kind(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
 
@@ -348,5 +348,5 @@ def _schedule(optimizer: Adam | AdamW, config: TrainingConfig, steps_per_epoch: 
     return OneCycleLR(optimizer, config.learning_rate, total_steps=config.epochs * steps_per_epoch + 1)
 
 
-def _copy_state(network: ResNet) -> dict[str, torch.Tensor]:
+def _copy_state(network: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}

@@ -4,52 +4,61 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from core.data.class_folders import ClassFolders, read_class_folders
-from core.errors import DataError
+from core.errors import DataError, SettingsError
 from core.evaluation.record import EvaluatedData
+from core.model.bundle import Bundle, load_bundle
 from runtime.progress import say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from core.data.groups import SourceSettings
+    from core.data.class_folders import ClassFolders
+    from core.data.laboratories import Laboratory
     from core.evaluation.scores import Predicted
 
-__all__ = ["describe_data", "read_data"]
+__all__ = ["describe_data", "load_second", "read_data"]
 
 Half = Literal["even", "odd"]
 
 
-def read_data(
-    root: Path, class_names: Sequence[str], unknown: Sequence[str], *, half: Half | None, sources: SourceSettings
-) -> ClassFolders:
+def read_data(laboratory: Laboratory, class_names: Sequence[str]) -> ClassFolders:
     """List the images and name their sources.
 
     Args:
-        root: Folder with one sub-folder per class.
-        class_names: Classes that the bundle knows.
-        unknown: Class folders of `root` that it does not know; their labels follow the known ones.
-        half: Take every other image of each class only.
-        sources: Options that name the sources.
+        laboratory: Where the images are.
+        class_names: Classes that the bundle knows; the unknown ones follow them.
 
     Raises:
         DataError: A class folder is missing, is not named, or the sources cannot be read.
     """
-    if missing := [name for name in unknown if not (root / name).is_dir()]:
-        raise DataError("no-classes", f"{root} holds no folder {missing[0]}, which --unknown names.")
+    if missing := sorted(set(laboratory.unknown) - laboratory.found_classes):
+        raise DataError("no-classes", f"{laboratory.path} holds no {missing[0]}, which is named as unknown.")
     try:
-        data = read_class_folders(root, (*class_names, *unknown))
+        data = laboratory.read(class_names)
     except DataError as error:
         if error.code != "unknown-class":
             raise
-        raise DataError(error.code, f"{error.message} Name it with --unknown to measure it as an outlier.") from None
-    if half:
-        data = data.half(half)
-    if sources.groups is None:
-        say("warning: without --groups every image counts as independent; see pipelines/audit.py")
-        return data
-    return data.with_sources(sources.groups, sources.linked_groups)
+        hint = "Name it with --unknown (`unknown` in a file of laboratories) to measure it as an outlier."
+        raise DataError(error.code, f"{error.message} {hint}") from None
+    if laboratory.groups is None:
+        say(f"warning: {laboratory.name}: without groups every image counts as independent; see pipelines/audit.py")
+    return data
+
+
+def load_second(path: Path, first: Bundle) -> Bundle:
+    """Load a bundle that is compared with another one.
+
+    Raises:
+        BundleError: The bundle cannot be used.
+        SettingsError: With code ``other-classes`` where the two know different classes.
+    """
+    second = load_bundle(path)
+    if second.class_names != first.class_names:
+        raise SettingsError(
+            "other-classes", f"{path} knows {', '.join(second.class_names)}; the two cannot be compared."
+        )
+    return second
 
 
 def describe_data(data: ClassFolders, predicted: Predicted, *, half: Half | None, unreadable: int) -> EvaluatedData:

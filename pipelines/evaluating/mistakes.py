@@ -72,7 +72,7 @@ def write_mistakes(out: Path, bundle: Bundle, results: Results, data: Path, limi
     shown: list[Mistake] = []
     for number, key in enumerate(order):
         sample = results.samples[worst[key]]
-        picture, prepared = predictor.prepare(sample.path.read_bytes())
+        picture, prepared = predictor.prepare(sample.path.read_bytes(), sample.box)
         (prediction,) = predictor.predict([prepared])
         name = f"mistakes/{number:03d}.jpg"
         if prediction.cam is not None:

@@ -98,11 +98,12 @@ def predict(bundle: Bundle, samples: Sequence[Sample], *, device: str, threads: 
     pointings: list[Pointing | None] = []
     unreadable: list[Unreadable] = []
 
-    def see(data: bytes) -> tuple[_Shown, Prepared]:
-        picture, prepared = predictor.prepare(data)
-        return _Shown(find_white_cell(picture.rgb), picture.height, picture.width), prepared
-
     def prepare(sample: Sample) -> tuple[_Shown, Prepared] | Unreadable:
+        def see(data: bytes) -> tuple[_Shown, Prepared]:
+            picture, prepared = predictor.prepare(data, sample.box)
+            cell = find_white_cell(picture.rgb) if sample.box is None else None  # a field shows others, too
+            return _Shown(cell, picture.height, picture.width), prepared
+
         return read_safely(sample.path, see)
 
     with Progress(len(samples), "images") as progress, ThreadPoolExecutor(threads) as pool:

@@ -12,7 +12,7 @@ from core.training.run import HeldOut, TrainingRun
 from runtime.progress import Progress, say
 
 if TYPE_CHECKING:
-    from torchvision.models import ResNet
+    from torch import nn
 
     from core.training.trainer import Epoch, Trainer
     from pipelines.training.work_folder import WorkFolder
@@ -30,7 +30,7 @@ class Trained:
         facts: What the bundle records of how they were held out, by the names of `TrainingRecord`.
     """
 
-    network: ResNet
+    network: nn.Module
     held_out: HeldOut
     facts: dict[str, Any]
 

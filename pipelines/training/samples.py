@@ -36,7 +36,7 @@ def write_samples(folder: Path, bundle: Bundle, run: TrainingRun, rows: list[int
     folder.mkdir()
     for number, place in enumerate(places):
         sample = run.images.samples[order[place]]
-        picture, prepared = predictor.prepare(sample.path.read_bytes())
+        picture, prepared = predictor.prepare(sample.path.read_bytes(), sample.box)
         (prediction,) = predictor.predict([prepared])
         if prediction.cam is not None:
             label = bundle.class_names[int(run.images.labels[order[place]])]

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from core.errors import BundleError, DataError, SettingsError
 from core.images.drawings import CLASS_NAMES, draw_field
@@ -172,6 +173,24 @@ def test_what_cannot_be_recorded_is_refused_before_it_is_measured(
     assert not (tmp_path / "r").exists()
 
 
+def test_every_laboratory_of_a_file_gets_a_report(
+    bundles: tuple[Path, Path], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = {"name": "one", "path": str(data), "unknown": ["DEBRIS"]}
+    two = {"name": "two", "path": str(data), "ignored": ["DEBRIS"], "half": "odd"}
+    (tmp_path / "labs.yaml").write_text(yaml.safe_dump({"laboratories": [one, two]}))
+    options = {"groups": None, "unknown": [], "resamples": 0}
+    assert evaluate(settings(bundles[0], tmp_path / "labs.yaml", tmp_path / "r", **options)) == 0
+    assert (read(tmp_path / "r" / "one").evaluation.image.n, read(tmp_path / "r" / "two").evaluation.image.n) == (
+        40,
+        20,
+    )
+    assert read(tmp_path / "r" / "two").unknown is None
+    assert (tmp_path / "r" / "two" / "index.html").is_file()
+    said = capsys.readouterr().out
+    assert said.index("one:") < said.index("two:")
+
+
 def test_unnamed_class_folders_and_other_mistakes_are_refused(
     bundles: tuple[Path, Path], data: Path, report: Path, tmp_path: Path
 ) -> None:
@@ -186,7 +205,7 @@ def test_unnamed_class_folders_and_other_mistakes_are_refused(
         (tmp_path / "bad" / kind / "x.jpg").write_bytes(b"nothing")
     with pytest.raises(DataError, match="No readable image"):
         evaluate(settings(bundles[0], tmp_path / "bad", tmp_path / "r", groups=None, unknown=[]))
-    with pytest.raises(DataError, match="holds no folder DEBRIS"):
+    with pytest.raises(DataError, match="holds no DEBRIS"):
         evaluate(settings(bundles[0], tmp_path / "bad", tmp_path / "r", groups=None))
     with pytest.raises(DataError, match="named twice"):
         evaluate(settings(bundles[0], data, tmp_path / "r", unknown=["MONOCYTE"]))
@@ -215,5 +234,5 @@ def test_the_onnx_file_gives_the_same_logits_and_maps(bundle: Bundle, small_bund
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
     record = json.loads(session.get_modelmeta().custom_metadata_map["leukoray"])
     assert record["bundle"] == bundle.id
-    assert record["class_map_stride"] == 32
+    assert record["class_maps"] == {"stride": 32, "top": 0.0, "left": 0.0}
     assert record["class_names"] == list(CLASS_NAMES)

@@ -11,10 +11,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import yaml
 from drawn import draw_class_folders
 
 from core.data.laboratories import TrainingData
-from core.errors import SettingsError
+from core.errors import DataError, SettingsError
 from core.images.drawings import CLASS_NAMES, draw_field
 from core.images.preprocessing import Preprocessing
 from core.model.bundle import TrainingRecord, load_bundle
@@ -40,14 +41,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def settings(data: Path, out: Path, **options: object) -> TrainSettings:
+def settings(root: Path, out: Path, **options: object) -> TrainSettings:
     return TrainSettings.model_validate(
         {
-            "data": data / "cells",
+            "data": root / "cells",
             "out": out,
-            "recipe": str(data / "recipe.json"),
+            "recipe": str(root / "recipe.json"),
             "weights": "none",
-            "groups": str(data / "groups.csv"),
+            "groups": str(root / "groups.csv"),
             "validation_share": 0.25,
             "samples": 3,
         }
@@ -80,55 +81,73 @@ def test_the_bundle_is_complete_and_knows_the_drawings(trained: Path, data: Path
     assert right / len(images) > 0.7
 
 
-def test_folds_validate_everything_and_outliers_are_no_class(data: Path, tmp_path: Path) -> None:
+def draw_other(root: Path, kinds: dict[str, int]) -> Path:
+    """Draw another laboratory's class folders; DEBRIS is drawn in false colours."""
     rng = np.random.default_rng(8)
-    for kind in (*CLASS_NAMES, "DEBRIS"):
-        (tmp_path / "other" / kind).mkdir(parents=True)
-        for number in range(4):
-            rgb = draw_field(CLASS_NAMES[number], rng)[..., ::-1] if kind == "DEBRIS" else draw_field(kind, rng)
-            cv2.imwrite(str(tmp_path / "other" / kind / f"{number}.png"), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
-    options = {"folds": 5, "also": [tmp_path / "other"], "outliers": ["DEBRIS"], "also_half": "even", "epochs": 1}
+    for kind, count in kinds.items():
+        (root / kind).mkdir(parents=True)
+        for number in range(count):
+            rgb = draw_field(CLASS_NAMES[number % 4] if kind == "DEBRIS" else kind, rng)
+            bgr = rgb if kind == "DEBRIS" else cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+            cv2.imwrite(str(root / kind / f"{number}.png"), bgr)
+    return root
+
+
+def write_laboratories(file: Path, data: Path, other: dict[str, object]) -> Path:
+    home = {"name": "home", "path": str(data / "cells"), "groups": str(data / "groups.csv")}
+    file.write_text(yaml.safe_dump({"laboratories": [home, {"name": "away", "path": "other"} | other]}))
+    return file
+
+
+def test_two_laboratories_in_folds(data: Path, tmp_path: Path) -> None:
+    draw_other(tmp_path / "other", {**dict.fromkeys(CLASS_NAMES, 4), "DEBRIS": 4})
+    file = write_laboratories(tmp_path / "labs.yaml", data, {"unknown": ["DEBRIS"], "half": "even", "share": 0.5})
+    options = {"data": file, "groups": None, "folds": 5, "epochs": 1, "samples": 1}
     assert train(settings(data, tmp_path / "bundle", **options)) == 0
     bundle = load_bundle(tmp_path / "bundle")
     assert bundle.class_names == CLASS_NAMES
-    assert bundle.metrics.validation.image.n == 64
-    assert bundle.metrics.validation.source.n == 32
-    assert bundle.metrics.validation_further.image.n == 8
+    assert bundle.metrics.validation.image.n == 64 + 8
+    assert bundle.metrics.validation.source.n == 32 + 8
+    assert {name: part.image.n for name, part in bundle.metrics.laboratories.items()} == {"home": 64, "away": 8}
     assert bundle.metrics.calibration == "cross-fitted"
-    assert bundle.record.data.further_images == 10
+    home, away = bundle.record.data.laboratories
+    assert (home.name, home.unknown, home.share) == ("home", [], 1.0)
+    assert (away.name, away.unknown, away.share) == ("away", ["DEBRIS"], 0.5)
+    assert bundle.record.data.images == dict.fromkeys(CLASS_NAMES, 18) | {"MONOCYTE": 19}, "a broken file is one, too"
     assert bundle.record.data.outliers == ["DEBRIS"]
-    assert (bundle.record.training.folds, bundle.record.training.folds_asked) == (2, 5)
-    assert bundle.record.confidence.chosen_on == "64 images, out of 2 folds by source"
+    assert (bundle.record.training.folds, bundle.record.training.folds_asked) == (5, 5)
     card = (tmp_path / "bundle" / "README.md").read_text()
-    assert "(2 folds of 5 asked for: the scarcest class has no more sources" in card
     assert "the temperature and the thresholds used on each half of the sources were chosen on the other half" in card
-    assert "DEBRIS among them as none of the classes" in card
+    assert "| away | EOSINOPHIL 2, LYMPHOCYTE 2, MONOCYTE 2, NEUTROPHIL 2, DEBRIS 2 | DEBRIS | 0.5 |" in card
+    assert "validation, away, images" in card
 
 
-def test_a_small_further_set_does_not_shrink_the_run(data: Path, tmp_path: Path) -> None:
-    rng = np.random.default_rng(8)
-    for kind in CLASS_NAMES:
-        (tmp_path / "other" / kind).mkdir(parents=True)
-        for number in range(2):
-            bgr = cv2.cvtColor(draw_field(kind, rng), cv2.COLOR_RGB2BGR)
-            cv2.imwrite(str(tmp_path / "other" / kind / f"{number}.png"), bgr)
-    read = TrainingData.read(settings(data, tmp_path / "b", also=[tmp_path / "other"]))
+def test_a_laboratory_with_few_sources_does_not_shrink_the_run(data: Path, tmp_path: Path) -> None:
+    """One image of a class is enough: it is trained on, or validated, once."""
+    draw_other(tmp_path / "other", {"EOSINOPHIL": 1, "MONOCYTE": 3})
+    file = write_laboratories(tmp_path / "labs.yaml", data, {})
+    read = TrainingData.read(settings(data, tmp_path / "b", data=file, groups=None))
     images = read.load(Preprocessing(height=32, width=32), 1.0, 2)
-    folds = read.folds(images, 4, 0)
-    assert len(folds) == 2
-    assert sorted(row for _, validation in folds for row in validation) == list(range(64 + 8))
+    folds = read.folds(images, 5, 0)
+    assert len(folds) == 5
+    assert sorted(row for _, validation in folds for row in validation) == list(range(64 + 4))
+    for training, validation in folds:
+        assert sorted([*training, *validation]) == list(range(64 + 4))
 
 
-def test_outliers_that_cannot_be_are_refused(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="none is given"):
-        train(settings(data, tmp_path / "b", outliers=["DEBRIS"]))
-    with pytest.raises(SettingsError, match="is a class of"):
-        train(settings(data, tmp_path / "b", outliers=["MONOCYTE"], also=[data / "cells"]))
+def test_one_folder_with_an_unknown_class(data: Path, tmp_path: Path) -> None:
+    draw_other(tmp_path / "other", {"EOSINOPHIL": 3, "MONOCYTE": 3, "DEBRIS": 2})
+    read = TrainingData.read(settings(data, tmp_path / "b", data=tmp_path / "other", groups=None, unknown=["DEBRIS"]))
+    assert read.class_names == ("EOSINOPHIL", "MONOCYTE")
+    labels = read.load(Preprocessing(height=32, width=32), 1.0, 2).labels
+    assert sorted(labels.tolist()) == [-1, -1, 0, 0, 0, 1, 1, 1]
+    with pytest.raises(DataError, match="has no class SMUDGE"):
+        train(settings(data, tmp_path / "b", unknown=["SMUDGE"]))
 
 
 @pytest.mark.slow
 def test_a_run_with_folds_continues(data: Path, tmp_path: Path) -> None:
-    options = {"folds": 2, "epochs": 1, "samples": 0, "also": [], "seed": 3}
+    options = {"folds": 2, "epochs": 1, "samples": 0, "seed": 3}
     undisturbed, continued = tmp_path / "undisturbed", tmp_path / "continued"
     assert train(settings(data, undisturbed, **options)) == 0
     with pytest.MonkeyPatch.context() as patch:

@@ -435,9 +435,9 @@ def test_slow_files_do_not_wedge_an_ingress(settings: ServeSettings, monkeypatch
             data = data[4:]
         return decode(data, **more)
 
-    def counted(self: Preprocessing, rgb: Any) -> Any:
+    def counted(self: Preprocessing, *given: Any) -> Any:
         prepared.append(1)
-        return prepare(self, rgb)
+        return prepare(self, *given)
 
     monkeypatch.setattr(reading, "decode", slow)
     monkeypatch.setattr(Preprocessing, "prepare", counted)

@@ -39,7 +39,7 @@ def test_chosen_and_measured_on_different_sources(folder: Path) -> None:
     assert not chosen & measured
     assert sorted([*made.choosing, *made.measuring]) == list(range(len(images)))
     for rows in (made.choosing, made.measuring):  # every class is on both sides
-        assert set(images.labels[rows].tolist()) == set(range(len(made.run.data.main.class_names)))
+        assert set(images.labels[rows].tolist()) == set(range(len(made.run.data.class_names)))
     assert set(made.watched.sources.tolist()) == chosen
     assert not set(made.train.sources.tolist()) & (chosen | measured)
 

@@ -53,7 +53,10 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-SPACE = "learning_rate: {loguniform: [1e-4, 1e-2]}\nstep_size: {randint: [1, 4]}\noptimizer: {choice: [adam, adamw]}"
+SPACE = """learning_rate: {loguniform: [1e-4, 1e-2]}
+step_size: {randint: [1, 4]}
+optimizer: {choice: [adam, adamw]}
+architecture: {choice: [test_efficientnet, test_resnet]}"""
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +69,9 @@ def searched(cells: Path, tmp_path_factory: pytest.TempPathFactory, cluster: Non
 def test_the_first_trial_is_the_recipe_and_is_never_stopped(searched: Path, cells: Path) -> None:
     recipe = load_recipe(str(cells / "recipe.json")).training
     first, *others = tried(searched).records
-    assert first.values == {name: getattr(recipe, name) for name in ("learning_rate", "step_size", "optimizer")}
+    assert first.values == {
+        name: getattr(recipe, name) for name in ("learning_rate", "step_size", "optimizer", "architecture")
+    }
     assert (first.state, first.reason, len(first.epochs)) == ("finished", "all epochs", 3)
     assert len(others) == 4
     assert len({json.dumps(trial.values) for trial in others}) == 4
@@ -84,6 +89,7 @@ def test_the_best_bundle_predicts_and_says_where_it_is_from(searched: Path, cell
     assert training is not None
     assert training.search == SearchTrial(trials=5, trial=best.number, varied=best.values)
     assert training.learning_rate == best.values["learning_rate"]
+    assert bundle.architecture == training.architecture == best.values["architecture"]
     assert data is not None
     assert data.training_images == 32
     recipe = load_recipe(str(searched / "recipe.json"))

@@ -11,7 +11,7 @@ from core.data.class_folders import ClassFolders, Sample, read_class_folders
 from core.data.folds import fitting_folds, folds_by_source
 from core.data.groups import read_groups
 from core.data.image_set import ImageSet
-from core.data.laboratories import TrainingData
+from core.data.laboratories import Laboratory, TrainingData
 from core.errors import DataError
 
 if TYPE_CHECKING:
@@ -66,7 +66,9 @@ def test_a_share_becomes_the_nearest_folds(share: float, most: int, folds: tuple
 @pytest.mark.parametrize("share", [0.1, 0.15, 0.25, 0.33, 0.4, 0.5])
 def test_the_validation_share_is_what_was_asked_for(share: float, tmp_path: Path) -> None:
     samples = tuple(Sample(tmp_path / f"{number}.png", number % 2, f"s{number // 4}") for number in range(400))
-    data = TrainingData((ClassFolders(tmp_path, ("A", "B"), samples),))
+    data = TrainingData(
+        (Laboratory(name="here", path=tmp_path),), (ClassFolders(tmp_path, ("A", "B"), samples),), ("A", "B")
+    )
     images = ImageSet(torch.zeros(400, 1, 1, 3), torch.arange(400) % 2, torch.arange(400) // 4, samples)
     training, validation = data.split(images, share, 0)
     assert sorted(training + validation) == list(range(400))

@@ -27,7 +27,7 @@ def test_the_margin_keeps_the_scale(folders: Path) -> None:
 
 def test_joined_sets_keep_their_sources_apart(folders: Path) -> None:
     loaded = load_images(read_class_folders(folders).samples, Preprocessing(height=32, width=32), margin=1.25)
-    joined = join_images([loaded, loaded])
+    joined = join_images([loaded, loaded], (1.0, 2.0))
     assert joined.pixels.shape == (48, 40, 40, 3)
     assert joined.inputs.shape == (48, 32, 32, 3)
     assert joined.sources.unique().numel() == 48

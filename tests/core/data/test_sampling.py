@@ -10,10 +10,13 @@ from core.data.sampling import sampling_weights
 from core.training.config import TrainingConfig
 
 
-def images(labels: list[int], sources: list[int], domains: list[int] | None = None) -> ImageSet:
+def images(
+    labels: list[int], sources: list[int], domains: list[int] | None = None, shares: tuple[float, ...] = ()
+) -> ImageSet:
     pixels = torch.zeros(len(labels), 4, 4, 3, dtype=torch.uint8)
-    further = None if domains is None else torch.tensor(domains)
-    return ImageSet(pixels, torch.tensor(labels), torch.tensor(sources), (), domains=further)
+    places = None if domains is None else torch.tensor(domains)
+    shared = torch.tensor(shares).double()[places] if shares else None
+    return ImageSet(pixels, torch.tensor(labels), torch.tensor(sources), (), domains=places, shares=shared)
 
 
 def weigh(data: ImageSet, **config: object) -> torch.Tensor | None:
@@ -43,18 +46,18 @@ def test_a_source_with_two_labels_counts_in_both_classes() -> None:
 
 
 @pytest.mark.parametrize("balance", ["none", "class", "source"])
-def test_further_sets_and_outliers_get_their_shares(balance: str) -> None:
-    data = images([0, 0, 0, 1, 1, 1, OUTLIER, 0], list(range(8)), [0, 0, 0, 0, 0, 1, 1, 2])
-    weights = weigh(data, balance=balance, further_share=0.3, outlier_share=0.2)
+def test_laboratories_and_outliers_get_their_shares(balance: str) -> None:
+    domains, shares = [0, 0, 0, 0, 0, 1, 1, 2], (1.0, 0.25, 3.0)
+    data = images([0, 0, 0, 1, 1, 1, OUTLIER, 0], list(range(8)), domains, shares)
+    weights = weigh(data, balance=balance, outlier_share=0.2)
     assert weights is not None
     assert float(weights.sum()) == pytest.approx(1)
     assert float(weights[6]) == pytest.approx(0.2)
-    for label, further in ((0, 7), (1, 5)):
-        of_class = data.labels == label
-        assert float(weights[further] / weights[of_class].sum()) == pytest.approx(0.3)
+    assert float(weights[7] / weights[data.labels == 0].sum()) == pytest.approx(3 / 4)
+    assert float(weights[5] / weights[data.labels == 1].sum()) == pytest.approx(0.25 / 1.25)
 
 
-def test_a_class_that_only_the_further_set_has_keeps_its_weight() -> None:
-    weights = weigh(images([0, 1], [0, 1], [0, 1]), balance="class", further_share=0.3)
+def test_a_class_that_only_one_laboratory_has_keeps_its_weight() -> None:
+    weights = weigh(images([0, 1], [0, 1], [0, 1], (1.0, 5.0)), balance="class")
     assert weights is not None
     assert weights.tolist() == pytest.approx([0.5, 0.5])
