@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
-from core.data.laboratories import DataSettings
+from core.data.laboratories import DataOptions, names_laboratories
 from core.errors import DataError
 from core.evaluation.scores import compare
 from core.evaluation.scores import evaluate as measure
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["EvaluateSettings", "evaluate", "main"]
 
 
-class EvaluateSettings(DataSettings):
+class EvaluateSettings(DataOptions):
     """Measure a bundle on class folders (DATA/CLASS/**/IMAGE), or on each laboratory of a YAML file.
 
     Writes tables, pictures and a page, for each laboratory of a file in a folder of its name.
@@ -69,21 +69,25 @@ def evaluate(settings: EvaluateSettings) -> int:
     bundle = load_bundle(settings.bundle)
     second = load_second(settings.compare, bundle) if settings.compare else None
     torch.set_num_threads(settings.threads or torch.get_num_threads())
-    laboratories = settings.laboratories()
+    laboratories = settings.laboratories_in(settings.data)
     data = [read_data(laboratory, bundle.class_names) for laboratory in laboratories]
     names = [_record_name(settings, laboratory) for laboratory in laboratories]
     for name, images in zip(names, data, strict=True):
         if name:
             check_name(bundle, name, images.fingerprint)
     for laboratory, images, name in zip(laboratories, data, names, strict=True):
-        out = settings.out / laboratory.name if settings.from_file else settings.out
+        out = settings.out / laboratory.name if names_laboratories(settings.data) else settings.out
         _evaluate(settings, laboratory, images, (bundle, second), out, name)
     return 0
 
 
 def _record_name(settings: EvaluateSettings, laboratory: Laboratory) -> str:
     """Return the name under which an evaluation is written into the bundle; empty where none is."""
-    return f"{settings.record}, {laboratory.name}" if settings.record and settings.from_file else settings.record or ""
+    return (
+        f"{settings.record}, {laboratory.name}"
+        if settings.record and names_laboratories(settings.data)
+        else settings.record or ""
+    )
 
 
 def _evaluate(
@@ -100,7 +104,7 @@ def _evaluate(
     write_report(out, record, bundle, results, laboratory.path, mistakes=settings.mistakes)
     if name:
         record_in_bundle(settings.bundle, name, record)
-    if settings.from_file:
+    if names_laboratories(settings.data):
         print(f"{laboratory.name}:")
     for line in summarise(record, bundle.class_names):
         print(line)

@@ -32,7 +32,9 @@ class TrainSettings(TrainingSettings):
     networks that each left one fold out. No folder but the named ones is read: TEST is for evaluate.py.
     """
 
-    data: CliPositionalArg[Path] = Field(description="folder with one sub-folder per class")
+    data: CliPositionalArg[Path] = Field(
+        description="folder with one sub-folder per class, or a YAML file of laboratories"
+    )
     out: Path = Field(description="folder of the new bundle")
     folds: int = Field(0, ge=0, le=20, description="train on everything, validate out of fold; 0: one validation set")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")

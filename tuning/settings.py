@@ -31,7 +31,9 @@ class SearchSettings(TrainingSettings):
         python tuning/search.py my-cells --out my-search --groups groups.csv --resume
     """
 
-    data: CliPositionalArg[Path] = Field(description="folder with one sub-folder per class")
+    data: CliPositionalArg[Path] = Field(
+        description="folder with one sub-folder per class, or a YAML file of laboratories"
+    )
     out: Path = Field(description="folder of the search")
     storage: str | None = Field(
         None,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from core.data.class_folders import Sample
     from core.images.preprocessing import Preprocessing
 
-__all__ = ["DataSettings", "Laboratory", "TrainingData", "read_laboratories"]
+__all__ = ["DataOptions", "DataSettings", "Laboratory", "TrainingData", "names_laboratories", "read_laboratories"]
 
 
 def _plain(name: str) -> str:
@@ -116,10 +116,9 @@ def _placed(laboratory: Laboratory, folder: Path) -> Laboratory:
     )
 
 
-class DataSettings(SourceSettings):
-    """The options that name the data."""
+class DataOptions(SourceSettings):
+    """The options that say how the images under DATA are taken."""
 
-    data: Path = Field(description="folder with one sub-folder per class, or a YAML file of laboratories")
     unknown: list[str] = Field(
         [], description="class folders of DATA of cells that are none of the known classes: taught as such"
     )
@@ -128,25 +127,23 @@ class DataSettings(SourceSettings):
     )
     leave_out: list[str] = Field([], description="laboratories of the file that take no part")
 
-    @property
-    def from_file(self) -> bool:
-        """Whether DATA is a file of laboratories."""
-        return self.data.suffix.lower() in {".yaml", ".yml"}
-
-    def laboratories(self) -> tuple[Laboratory, ...]:
+    def laboratories_in(self, data: Path) -> tuple[Laboratory, ...]:
         """Return the laboratories that are named.
+
+        Args:
+            data: DATA, a folder of classes or a file of laboratories.
 
         Raises:
             DataError: With code ``laboratories-unreadable``.
             SettingsError: With code ``laboratories-options`` where options contradict the file.
         """
-        if not self.from_file:
+        if not names_laboratories(data):
             if self.leave_out:
                 raise SettingsError("laboratories-options", "--leave-out needs a file of laboratories as DATA.")
             return (
                 Laboratory(
-                    name=self.data.absolute().name or "data",
-                    path=self.data,
+                    name=data.absolute().name or "data",
+                    path=data,
                     groups=self.groups,
                     linked_groups=self.linked_groups,
                     unknown=self.unknown,
@@ -159,16 +156,27 @@ class DataSettings(SourceSettings):
         if self.groups or self.linked_groups or self.unknown or self.half:
             raise SettingsError(
                 "laboratories-options",
-                f"Groups, unknown classes and halves stand in {self.data} itself, for each laboratory; leave their"
+                f"Groups, unknown classes and halves stand in {data} itself, for each laboratory; leave their"
                 " options away.",
             )
-        found = read_laboratories(self.data)
+        found = read_laboratories(data)
         if strange := set(self.leave_out) - {laboratory.name for laboratory in found}:
-            raise SettingsError("laboratories-options", f"{self.data} has no laboratory {', '.join(sorted(strange))}.")
+            raise SettingsError("laboratories-options", f"{data} has no laboratory {', '.join(sorted(strange))}.")
         chosen = tuple(laboratory for laboratory in found if laboratory.name not in self.leave_out)
         if not chosen:
             raise SettingsError("laboratories-options", "No laboratory is left to train on.")
         return chosen
+
+
+class DataSettings(DataOptions):
+    """The options that name the data."""
+
+    data: Path = Field(description="folder with one sub-folder per class, or a YAML file of laboratories")
+
+
+def names_laboratories(data: Path) -> bool:
+    """Whether DATA is a file of laboratories, and not a folder of classes."""
+    return data.suffix.lower() in {".yaml", ".yml"}
 
 
 @dataclass(frozen=True)
@@ -193,7 +201,7 @@ class TrainingData:
             DataError: A folder, boxes or a file of groups cannot be used.
             SettingsError: Options contradict each other.
         """
-        laboratories = settings.laboratories()
+        laboratories = settings.laboratories_in(settings.data)
         found = [laboratory.found_classes for laboratory in laboratories]
         unknown = {name for laboratory in laboratories for name in laboratory.unknown}
         names = tuple(sorted(set().union(*found) - unknown))

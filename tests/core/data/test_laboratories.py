@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from core.data.boxes import read_boxes
-from core.data.laboratories import DataSettings, TrainingData, read_laboratories
+from core.data.laboratories import DataOptions, DataSettings, TrainingData, read_laboratories
 from core.errors import DataError, SettingsError
 from core.images.cells import Box, CellFinder
 from core.images.drawings import draw_field
@@ -77,16 +77,16 @@ def test_a_marked_cell_is_cut_out_where_it_was_marked(place: Path) -> None:
 
 
 def test_laboratories_are_left_out_by_name(place: Path) -> None:
-    left = DataSettings(data=place / "labs.yaml", leave_out=["crops"])
-    assert [laboratory.name for laboratory in left.laboratories()] == ["fields"]
+    left = DataOptions(leave_out=["crops"]).laboratories_in(place / "labs.yaml")
+    assert [laboratory.name for laboratory in left] == ["fields"]
     with pytest.raises(SettingsError, match="no laboratory elsewhere"):
-        DataSettings(data=place / "labs.yaml", leave_out=["elsewhere"]).laboratories()
+        DataOptions(leave_out=["elsewhere"]).laboratories_in(place / "labs.yaml")
     with pytest.raises(SettingsError, match="No laboratory is left"):
-        DataSettings(data=place / "labs.yaml", leave_out=["crops", "fields"]).laboratories()
+        DataOptions(leave_out=["crops", "fields"]).laboratories_in(place / "labs.yaml")
     with pytest.raises(SettingsError, match="needs a file"):
-        DataSettings(data=place / "crops", leave_out=["crops"]).laboratories()
+        DataOptions(leave_out=["crops"]).laboratories_in(place / "crops")
     with pytest.raises(SettingsError, match="for each laboratory"):
-        DataSettings(data=place / "labs.yaml", groups="folder:1").laboratories()
+        DataOptions(groups="folder:1").laboratories_in(place / "labs.yaml")
 
 
 @pytest.mark.parametrize(
