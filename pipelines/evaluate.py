@@ -83,11 +83,8 @@ def evaluate(settings: EvaluateSettings) -> int:
 
 def _record_name(settings: EvaluateSettings, laboratory: Laboratory) -> str:
     """Return the name under which an evaluation is written into the bundle; empty where none is."""
-    return (
-        f"{settings.record}, {laboratory.name}"
-        if settings.record and names_laboratories(settings.data)
-        else settings.record or ""
-    )
+    several = names_laboratories(settings.data)
+    return f"{settings.record}, {laboratory.name}" if settings.record and several else settings.record or ""
 
 
 def _evaluate(
