@@ -212,9 +212,14 @@ def _more(evaluations: Mapping[str, RecordedEvaluation]) -> str:
         heatmaps = recorded.heatmaps
         times = "once" if recorded.times == 1 else f"{recorded.times} times"
         lines.append(
-            f"- {name}: evaluated {times} with these weights. The heatmap's peak lies on the white cell in"
-            f" {heatmaps.hit:.1%} of {heatmaps.n:,} images (chance {heatmaps.chance:.1%}, centre of the"
-            f" image {heatmaps.centre:.1%}, centre of the crop {heatmaps.centre_of_crop:.1%})."
+            f"- {name}: evaluated {times} with these weights."
+            + (
+                f" The heatmap's peak lies on the white cell in {heatmaps.hit:.1%} of {heatmaps.n:,} images (chance"
+                f" {heatmaps.chance:.1%}, centre of the image {heatmaps.centre:.1%}, centre of the crop"
+                f" {heatmaps.centre_of_crop:.1%})."
+                if heatmaps.n
+                else ""
+            )
         )
         if recorded.notebook:
             lines.append(_notebook(name, recorded.notebook))

@@ -24,13 +24,15 @@ def summarise(record: EvaluationRecord, class_names: Sequence[str]) -> Iterator[
     if record.notebook:
         yield from _notebook(record.notebook)
     yield from _level("image", record.evaluation.image, class_names)
-    yield from _level("source", record.evaluation.source, class_names)
+    if record.data.grouped:
+        yield from _level("source", record.evaluation.source, class_names)
     heatmaps = record.heatmaps
-    yield (
-        f"heatmap's peak on the cell: {heatmaps.hit:.3f} of {heatmaps.n:,}"
-        f" (chance {heatmaps.chance:.3f}, in the crop {heatmaps.chance_in_crop:.3f};"
-        f" centre of the image {heatmaps.centre:.3f}, of the crop {heatmaps.centre_of_crop:.3f})"
-    )
+    if heatmaps.n:
+        yield (
+            f"heatmap's peak on the cell: {heatmaps.hit:.3f} of {heatmaps.n:,}"
+            f" (chance {heatmaps.chance:.3f}, in the crop {heatmaps.chance_in_crop:.3f};"
+            f" centre of the image {heatmaps.centre:.3f}, of the crop {heatmaps.centre_of_crop:.3f})"
+        )
     if unknown := record.unknown:
         yield f"unknown types ({', '.join(unknown.classes)}), AUROC: {_interval(unknown.auroc)}"
     if comparison := record.comparison:
