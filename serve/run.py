@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import SystemRandom
 from typing import TYPE_CHECKING
 
 if __package__ in {None, ""}:  # started as a script: let the project's packages be found, not this folder's files
@@ -34,6 +35,9 @@ __all__ = ["StandaloneSettings", "serve"]
 
 _NAME = "leukoray"
 _OWN = {"host", "port", "address"}
+_QUIET_PORTS = range(20_000, 32_000)
+"""Ports between those that Ray gives its workers and those that Linux gives to whoever asks for any."""
+
 _TUNED = {
     # Ray has no public settings for any of these; tests/serve/test_private_names.py says when a name goes.
     # One thread and one loop for each process: fewer hand-overs for each request.
@@ -125,10 +129,15 @@ def _check_port(host: str, port: int) -> None:
 
 
 def _free_port() -> int:
-    """Return a port for Serve's own proxy, which is then only a spare door on the same address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port for Serve's own proxy, which is then only a spare door on the same address.
+
+    It is none that the kernel gives to whoever asks for any, as Ray's processes do while they start.
+    """
+    for port in SystemRandom().sample(_QUIET_PORTS, len(_QUIET_PORTS)):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise SettingsError("port-taken", "There is no free port for Serve's own proxy on this machine.")
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import tempfile
 import time
 import urllib.request
 from pathlib import Path
+from secrets import SystemRandom
 from typing import TYPE_CHECKING
 
 import psutil
@@ -26,9 +27,12 @@ ACTIVATED = {**os.environ, "RAY_AUTH_MODE": "disabled", "PATH": f"{Path(RAY).par
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that nothing listens on, and that nobody who asks the kernel for any is given meanwhile."""
+    for port in SystemRandom().sample(range(20_000, 32_000), 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    pytest.fail("no port is free")
 
 
 @contextlib.contextmanager
