@@ -160,8 +160,8 @@ class DataOptions(SourceSettings):
                 " options away.",
             )
         found = read_laboratories(data)
-        if strange := set(self.leave_out) - {laboratory.name for laboratory in found}:
-            raise SettingsError("laboratories-options", f"{data} has no laboratory {', '.join(sorted(strange))}.")
+        if absent := set(self.leave_out) - {laboratory.name for laboratory in found}:
+            raise SettingsError("laboratories-options", f"{data} has no laboratory {', '.join(sorted(absent))}.")
         chosen = tuple(laboratory for laboratory in found if laboratory.name not in self.leave_out)
         if not chosen:
             raise SettingsError("laboratories-options", "No laboratory is left to train on.")
