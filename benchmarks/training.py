@@ -47,8 +47,7 @@ def main() -> None:
     count = options.steps * recipe.training.batch_size
     changed = {"samples_per_epoch": count, "epochs": options.rounds + 1, "keep": "last"}
     config = recipe.training.model_copy(update=changed)
-    size = (recipe.preprocessing.height, recipe.preprocessing.width)
-    network = build_network(len(data.class_names), architecture=config.architecture, size=size)
+    network = build_network(len(data.class_names), architecture=config.architecture, size=recipe.preprocessing.size)
     trainer = Trainer(network, config, recipe.preprocessing, images, None, data.class_names, device=options.device)
     bare = _BareSteps(trainer)
     loop: list[float] = []

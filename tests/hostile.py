@@ -173,12 +173,41 @@ def dicom() -> bytes:
     return bytes(128) + b"DICM" + bytes(200)
 
 
+def _damaged_contents() -> dict[str, tuple[bytes, set[str]]]:
+    """The same of files that are cut off, broken, of a size that none may have, or oddly named."""
+    jpeg, png, tiff = encoded(picture(), "JPEG"), encoded(picture(), "PNG"), encoded(picture(), "TIFF")
+    webp, bmp, cut = encoded(picture(), "WEBP"), encoded(picture(), "BMP"), {"truncated", "damaged"}
+    return {
+        "header-only.jpg": (jpeg[:20], {"damaged", "truncated", "not-an-image"}),
+        "cut-early.jpg": (jpeg[: len(jpeg) // 10], cut),
+        "cut-middle.jpg": (jpeg[: len(jpeg) // 2], cut),
+        "cut-late.jpg": (jpeg[:-400], cut),
+        "cut-early.png": (png[:60], cut),
+        "cut-middle.png": (png[: len(png) // 2], cut),
+        "cut.tif": (tiff[: len(tiff) // 2], cut),
+        "cut.webp": (webp[: len(webp) // 2], cut),
+        "cut.bmp": (bmp[: len(bmp) // 2], cut),
+        "flipped-bits.png": (png[:200] + bytes(255 - byte for byte in png[200:600]) + png[600:], cut),
+        "nowhere.tif": (_tiff_pointing_nowhere(), {"damaged", "not-an-image", "truncated"}),
+        "header.png": (png_header(64, 64), cut),
+        "bomb-declared.png": (png_header(60_000, 60_000) + png_chunk(b"IDAT", b""), {"too-large"}),
+        "bomb-absurd.png": (png_header(2**31 - 1, 2**31 - 1) + png_chunk(b"IDAT", b""), {"too-large"}),
+        "bomb-real.png": (_bomb_png(6_000), {"too-large"}),
+        "bomb.bmp": (_bmp_lying_about_size(), {"too-large"}),
+        "dot.png": (encoded(Image.new("RGB", (1, 1)), "PNG"), {"too-small"}),
+        "line.png": (encoded(Image.new("RGB", (4_000, 2)), "PNG"), {"too-small"}),
+        "büschel-\U0001f9a0-\u202e.jpg": (b"nothing", {"not-an-image"}),
+        "x" * 250 + ".jpg": (b"nothing", {"not-an-image"}),
+        "new\nline.jpg": (b"nothing", {"not-an-image"}),
+        "<img src=x onerror=alert(1)>.jpg": (b"nothing", {"not-an-image"}),
+        "'; DROP TABLE cells;--.png": (b"nothing", {"not-an-image"}),
+    }
+
+
 def hostile_contents() -> dict[str, tuple[bytes, set[str]]]:
     """Name of each bad file, its bytes, and the codes that say what is wrong with it."""
-    jpeg, png, tiff = encoded(picture(), "JPEG"), encoded(picture(), "PNG"), encoded(picture(), "TIFF")
-    webp, bmp, gif = encoded(picture(), "WEBP"), encoded(picture(), "BMP"), encoded(picture(), "GIF")
+    gif = encoded(picture(), "GIF")
     grey = np.linspace(0, 1, 64 * 64).reshape(64, 64)
-    cut = {"truncated", "damaged"}
     return {
         "empty.jpg": (b"", {"empty"}),
         "one-byte.png": (b"\x89", {"not-an-image", "damaged"}),
@@ -233,29 +262,7 @@ def hostile_contents() -> dict[str, tuple[bytes, set[str]]]:
         "scan.dcm": (dicom(), {"unsupported-format"}),
         "scan-as.png": (dicom(), {"unsupported-format"}),
         "sound.webp": (b"RIFF\x24\0\0\0WAVEfmt " + bytes(40), {"unsupported-format"}),
-        "header-only.jpg": (jpeg[:20], {"damaged", "truncated", "not-an-image"}),
-        "cut-early.jpg": (jpeg[: len(jpeg) // 10], cut),
-        "cut-middle.jpg": (jpeg[: len(jpeg) // 2], cut),
-        "cut-late.jpg": (jpeg[:-400], cut),
-        "cut-early.png": (png[:60], cut),
-        "cut-middle.png": (png[: len(png) // 2], cut),
-        "cut.tif": (tiff[: len(tiff) // 2], cut),
-        "cut.webp": (webp[: len(webp) // 2], cut),
-        "cut.bmp": (bmp[: len(bmp) // 2], cut),
-        "flipped-bits.png": (png[:200] + bytes(255 - byte for byte in png[200:600]) + png[600:], cut),
-        "nowhere.tif": (_tiff_pointing_nowhere(), {"damaged", "not-an-image", "truncated"}),
-        "header.png": (png_header(64, 64), cut),
-        "bomb-declared.png": (png_header(60_000, 60_000) + png_chunk(b"IDAT", b""), {"too-large"}),
-        "bomb-absurd.png": (png_header(2**31 - 1, 2**31 - 1) + png_chunk(b"IDAT", b""), {"too-large"}),
-        "bomb-real.png": (_bomb_png(6_000), {"too-large"}),
-        "bomb.bmp": (_bmp_lying_about_size(), {"too-large"}),
-        "dot.png": (encoded(Image.new("RGB", (1, 1)), "PNG"), {"too-small"}),
-        "line.png": (encoded(Image.new("RGB", (4_000, 2)), "PNG"), {"too-small"}),
-        "büschel-\U0001f9a0-\u202e.jpg": (b"nothing", {"not-an-image"}),
-        "x" * 250 + ".jpg": (b"nothing", {"not-an-image"}),
-        "new\nline.jpg": (b"nothing", {"not-an-image"}),
-        "<img src=x onerror=alert(1)>.jpg": (b"nothing", {"not-an-image"}),
-        "'; DROP TABLE cells;--.png": (b"nothing", {"not-an-image"}),
+        **_damaged_contents(),
     }
 
 

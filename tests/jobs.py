@@ -5,18 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
 from pathlib import Path
-from secrets import SystemRandom
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+
+from serve.run import _free_port as free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,15 +24,6 @@ if TYPE_CHECKING:
 PROJECT = Path(__file__).resolve().parents[1]
 RAY = str(Path(sys.executable).parent / "ray")
 ACTIVATED = {**os.environ, "RAY_AUTH_MODE": "disabled", "PATH": f"{Path(RAY).parent}:{os.environ['PATH']}"}
-
-
-def free_port() -> int:
-    """A port that nothing listens on, and that nobody who asks the kernel for any is given meanwhile."""
-    for port in SystemRandom().sample(range(20_000, 32_000), 100):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    pytest.fail("no port is free")
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ class ObjectStore:
         self._application = DomainDispatcherApplication(create_backend_app)
         self._server = make_server("127.0.0.1", 0, self._answer, threaded=True)
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
-        self._outage: tuple[str, int, float] = ("", 0, 0.0)
+        self._how, self._after, self._seconds, self._until = "", 0, 0.0, 0.0
         self.requests = self.refused = 0
 
     def __enter__(self) -> Self:
@@ -50,17 +50,13 @@ class ObjectStore:
 
     def fail(self, how: str, *, after: int, seconds: float) -> None:
         """After so many more requests, and from then on for so long, answer 503 or reset the connection."""
-        self._outage = (how, self.requests + after, 0.0)
-        self._seconds = seconds
+        self._how, self._after, self._seconds, self._until = how, self.requests + after, seconds, 0.0
 
     def _fails_now(self) -> str:
-        how, after, until = self._outage
-        if not how or self.requests <= after:
+        if not self._how or self.requests <= self._after:
             return ""
-        if not until:
-            until = time.monotonic() + self._seconds
-            self._outage = (how, after, until)
-        return how if time.monotonic() < until else ""
+        self._until = self._until or time.monotonic() + self._seconds
+        return self._how if time.monotonic() < self._until else ""
 
     def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
         self.requests += 1

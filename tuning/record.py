@@ -40,10 +40,7 @@ class Identity(Settings):
     def of(cls, settings: SearchSettings, run: TrainingRun, space: Space) -> Identity:
         """Collect the identity of a search from its options, its data and its space."""
         return cls(
-            data={
-                laboratory.name: data.fingerprint
-                for laboratory, data in zip(run.data.laboratories, run.data.sets, strict=True)
-            },
+            data=run.data.fingerprints(),
             grouped=run.data.grouped,
             space=space.text,
             recipe=run.recipe.model_dump(mode="json"),

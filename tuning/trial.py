@@ -146,8 +146,7 @@ class _Attempt:
     def _trainer(self) -> Trainer:
         data, preprocessing = self._data, self._data.recipe.preprocessing
         config = configure(data.recipe.training, self._config)
-        size = (preprocessing.height, preprocessing.width)
-        network = build_network(len(data.class_names), architecture=config.architecture, size=size)
+        network = build_network(len(data.class_names), architecture=config.architecture, size=preprocessing.size)
         network.load_state_dict({name: torch.tensor(value) for name, value in data.starts[config.architecture].items()})
         return Trainer(
             network,

@@ -49,15 +49,13 @@ def read_boxes(file: Path) -> list[LabelledBox]:
         raise DataError("boxes-unreadable", f"{file} cannot be read as a CSV of boxes ({error}).") from error
 
 
-def read_boxed_cells(
-    root: Path, boxes: Path, class_names: Sequence[str] | None = None, ignored: Sequence[str] = ()
-) -> ClassFolders:
+def read_boxed_cells(root: Path, boxes: Path, class_names: Sequence[str], ignored: Sequence[str] = ()) -> ClassFolders:
     """List the marked cells of a folder of camera fields.
 
     Args:
         root: Folder of the images.
         boxes: File for `read_boxes`.
-        class_names: Classes in the order of their indices; by default the labels, sorted.
+        class_names: Classes in the order of their indices.
         ignored: Labels that are left out.
 
     Raises:
@@ -66,7 +64,7 @@ def read_boxed_cells(
     if not root.is_dir():
         raise DataError("not-found", f"The data folder {root} does not exist.")
     cells = [cell for cell in read_boxes(boxes) if cell.label not in ignored]
-    names = tuple(class_names or sorted({cell.label for cell in cells}))
+    names = tuple(class_names)
     check_class_names(names)
     if unknown := sorted({cell.label for cell in cells} - set(names)):
         raise DataError("unknown-class", f"{boxes} has labels that are no known class: {', '.join(unknown)}.")

@@ -220,6 +220,12 @@ class TrainingData:
         """Number of images of all laboratories."""
         return sum(len(data.samples) for data in self.sets)
 
+    def fingerprints(self) -> dict[str, str]:
+        """Return what identifies each laboratory's images, by name; every file's size is looked at."""
+        return {
+            laboratory.name: data.fingerprint for laboratory, data in zip(self.laboratories, self.sets, strict=True)
+        }
+
     @property
     def grouped(self) -> bool:
         """Whether any laboratory's sources are named."""

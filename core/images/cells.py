@@ -111,13 +111,15 @@ class CellFinder(Settings):
         return Box(left, top, left + side, top + side)
 
 
-def surroundings(rgb: NDArray[np.uint8], box: Box) -> NDArray[np.uint8]:
+def surroundings(rgb: NDArray[np.uint8], box: Box | None) -> NDArray[np.uint8]:
     """Return the part of a field around a cell that shows the same light: four times the cell's size.
 
     Args:
         rgb: Field, (H, W, 3) uint8.
-        box: The cell.
+        box: The cell; none: the image is of one cell, and all of it is returned.
     """
+    if box is None:
+        return rgb
     part = _square(rgb, box, _SURROUNDINGS)
     return rgb[int(part.top) : int(part.bottom), int(part.left) : int(part.right)]
 
@@ -209,9 +211,11 @@ def _dense_group(rgb: NDArray[np.uint8]) -> tuple[int, int, int, int] | None:
         return None
     threshold = max(_upper_threshold(index[shown]), _SMALLEST_DENSITY)
     found = None
-    for _ in range(_ROUNDS):
+    for attempt in range(_ROUNDS):
         mask = np.asarray((index > threshold) & shown, np.uint8)
         group = _main_group(mask)
+        if group is None and attempt:
+            break
         found = group or found
         if group is not None and _could_be_nucleus(mask, group):
             break
@@ -219,7 +223,7 @@ def _dense_group(rgb: NDArray[np.uint8]) -> tuple[int, int, int, int] | None:
         if len(above) < _FEWEST_PIXELS:
             break
         finer, _ = cv2.threshold(above.reshape(-1, 1), 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-        if finer <= threshold or _main_group(np.asarray((index > finer) & shown, np.uint8)) is None:
+        if finer <= threshold:
             break
         threshold = finer
     return found

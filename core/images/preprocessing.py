@@ -60,6 +60,11 @@ class Preprocessing(Settings):
     )
     cell: CellFinder | None = Field(None, description="how the white cell is cut out; none: whole image")
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the input in pixels."""
+        return self.height, self.width
+
     def locate(self, rgb: NDArray[np.uint8], marked: Box | None = None) -> tuple[Box, bool]:
         """Return the part of an image that is classified, and whether it is a found cell.
 
@@ -85,8 +90,7 @@ class Preprocessing(Settings):
             (64, 64, 3)
         """
         box, found = self.locate(rgb, marked)
-        around = rgb if marked is None else surroundings(rgb, marked)
-        return Prepared(self.balance(_resize(rgb, box, self.width, self.height), around), box, found)
+        return Prepared(self.balance(_resize(rgb, box, self.width, self.height), surroundings(rgb, marked)), box, found)
 
     def balance(self, part: NDArray[np.uint8], rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Scale each channel so that the background of the whole picture gets the level `white`.
@@ -135,8 +139,7 @@ def crop_with_margin(
     padded = np.asarray(cv2.copyMakeBorder(rgb, pad, pad, pad, pad, cv2.BORDER_REFLECT_101), np.uint8)
     wide = Box(box.left - extra_x + pad, box.top - extra_y + pad, box.right + extra_x + pad, box.bottom + extra_y + pad)
     width, height = round(preprocessing.width * margin), round(preprocessing.height * margin)
-    around = rgb if marked is None else surroundings(rgb, marked)
-    return preprocessing.balance(_resize(padded, wide, width, height), around)
+    return preprocessing.balance(_resize(padded, wide, width, height), surroundings(rgb, marked))
 
 
 def _resize(rgb: NDArray[np.uint8], box: Box, width: int, height: int) -> NDArray[np.uint8]:

@@ -31,7 +31,7 @@ from core.files import replace_file
 from core.images.preprocessing import Preprocessing
 from core.model.confidence import Confidence
 from core.model.metrics import BundleMetrics
-from core.model.network import RESNET18, build_network, model_arguments, num_features
+from core.model.network import RESNET18, build_network, model_arguments
 from core.settings import Settings, describe_problems, time_stamp
 from core.training.config import TrainingConfig
 
@@ -247,10 +247,9 @@ def load_bundle(folder: Path) -> Bundle:
     if hashlib.sha256(weights).hexdigest() != record.weights_sha256:
         raise BundleError("bundle-damaged", f"{folder / WEIGHTS} is not the file that {CONFIG} was written for.")
     class_names = tuple(str(name) for name in config["label_names"])
-    architecture, preprocessing = str(config["architecture"]), record.preprocessing
-    size = (preprocessing.height, preprocessing.width)
+    architecture = str(config["architecture"])
     try:
-        network = build_network(len(class_names), architecture=architecture, size=size)
+        network = build_network(len(class_names), architecture=architecture, size=record.preprocessing.size)
     except SettingsError as error:
         raise BundleError("bundle-foreign", f"{folder} cannot be used: {error.message}.") from None
     try:
@@ -321,12 +320,12 @@ def _config(
     network: nn.Module, architecture: str, class_names: tuple[str, ...], record: BundleRecord
 ) -> dict[str, Any]:
     preprocessing = record.preprocessing
-    arguments = model_arguments(architecture, (preprocessing.height, preprocessing.width))
-    known: Any = getattr(network, "pretrained_cfg", {"first_conv": "conv1", "classifier": "fc"})
+    arguments = model_arguments(architecture, preprocessing.size)
+    model: Any = network
     return {
         "architecture": architecture,
         "num_classes": len(class_names),
-        "num_features": num_features(network),
+        "num_features": model.num_features,
         "label_names": list(class_names),
         "pretrained_cfg": {
             "input_size": [3, preprocessing.height, preprocessing.width],
@@ -337,8 +336,8 @@ def _config(
             "crop_mode": "squash",
             "num_classes": len(class_names),
             "label_names": list(class_names),
-            "first_conv": known["first_conv"],
-            "classifier": known["classifier"],
+            "first_conv": model.pretrained_cfg["first_conv"],
+            "classifier": model.pretrained_cfg["classifier"],
         },
         **({"model_args": arguments} if arguments else {}),
         "leukoray": record.model_dump(mode="json"),

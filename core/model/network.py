@@ -1,13 +1,13 @@
 """The network: torchvision's ResNet18, or any architecture of timm, with timm's interface.
 
-Every network has ``forward_features`` (batch to last feature map), ``forward_head`` (feature map to logits) and
-``get_classifier`` (the linear layer at the end).
+Every network has ``forward_features`` (batch to last feature map), ``forward_head`` (feature map to logits),
+``get_classifier`` (the linear layer at the end), ``num_features`` and ``pretrained_cfg``.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.error import URLError
 
 import timm
@@ -23,7 +23,7 @@ from core.errors import DataError, SettingsError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["RESNET18", "build_network", "model_arguments", "num_features"]
+__all__ = ["RESNET18", "build_network", "model_arguments"]
 
 RESNET18 = "resnet18"
 """The notebook's architecture, by the name that torchvision and timm share."""
@@ -33,6 +33,9 @@ _LITE0 = "tf_efficientnet_lite0"
 
 class ResNet18(ResNet):
     """torchvision's ResNet18, its parts under timm's names."""
+
+    pretrained_cfg: ClassVar = {"first_conv": "conv1", "classifier": "fc"}
+    num_features = 512
 
     def __init__(self) -> None:
         super().__init__(BasicBlock, [2, 2, 2, 2])
@@ -98,12 +101,6 @@ def model_arguments(architecture: str, size: tuple[int, int]) -> dict[str, Any]:
         return {}
     pooled = {"global_pool": "avg"} if known.pool_size is None else {}
     return pooled | ({"img_size": list(size)} if known.fixed_input_size else {})
-
-
-def num_features(network: nn.Module) -> int:
-    """Return the number of channels of the last feature map."""
-    model: Any = network
-    return int(getattr(model, "num_features", 512))
 
 
 def _build(architecture: str, num_classes: int, size: tuple[int, int], *, imagenet: bool) -> nn.Module:

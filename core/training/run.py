@@ -139,11 +139,10 @@ class TrainingRun:
         recipe = settings.load_recipe()
         data = data or TrainingData.read(settings)
         chosen = choose_device(device)
-        size = (recipe.preprocessing.height, recipe.preprocessing.width)
         starts: dict[str, Mapping[str, torch.Tensor]] = {}
         for architecture in {recipe.training.architecture, *architectures}:
             torch.manual_seed(settings.seed)  # what is missing shows now, before an image is read
-            network = build_network(len(data.class_names), settings.weights, architecture, size)
+            network = build_network(len(data.class_names), settings.weights, architecture, recipe.preprocessing.size)
             starts[architecture] = network.state_dict()
         images = data.load(recipe.preprocessing, recipe.training.augmentation.margin, threads, on_image)
         return cls(settings, recipe, data, images, starts, str(chosen))
@@ -200,8 +199,7 @@ class TrainingRun:
 
     def network(self, state: Mapping[str, torch.Tensor] | None = None) -> nn.Module:
         """Return a new network with these weights, or with the starting ones."""
-        architecture, preprocessing = self.recipe.training.architecture, self.recipe.preprocessing
-        size = (preprocessing.height, preprocessing.width)
+        architecture, size = self.recipe.training.architecture, self.recipe.preprocessing.size
         network = build_network(len(self.data.class_names), architecture=architecture, size=size)
         network.load_state_dict(self.starts[architecture] if state is None else state)
         return network
@@ -338,11 +336,11 @@ class TrainingRun:
 
     def _data_record(self, held_out: HeldOut) -> DataRecord:
         known = self.known(held_out.rows)
-        parts = list(zip(self.data.laboratories, self.data.sets, strict=True))
+        parts, prints = list(zip(self.data.laboratories, self.data.sets, strict=True)), self.data.fingerprints()
         return DataRecord(
-            fingerprint=hashlib.sha256("".join(data.fingerprint for _, data in parts).encode()).hexdigest()
+            fingerprint=hashlib.sha256("".join(prints.values()).encode()).hexdigest()
             if len(parts) > 1
-            else parts[0][1].fingerprint,
+            else prints[parts[0][0].name],
             images=self._sum([data.counts() for _, data in parts]),
             sources=self._sum([data.source_counts() for _, data in parts]),
             left_out=held_out.left_out,
@@ -356,7 +354,7 @@ class TrainingRun:
             laboratories=[
                 LaboratoryRecord(
                     name=laboratory.name,
-                    fingerprint=data.fingerprint,
+                    fingerprint=prints[laboratory.name],
                     images=data.counts(),
                     sources=data.source_counts(),
                     unknown=laboratory.unknown,

@@ -112,8 +112,8 @@ def all_there(out: Path, trials: int, epochs: int) -> None:
     assert (out / "best" / "model.safetensors").is_file()
 
 
-def kill_and_continue(cells: Path, out: Path, *more: str, limits: tuple[int, ...], trials: int) -> None:
-    """Kill the driver each time that the next trial starts; then let it finish."""
+def kill_and_continue(cells: Path, out: Path, *more: str, limits: tuple[int, ...], trials: int) -> list[int]:
+    """Kill the driver each time that the next trial starts, then let it finish; the trials that there are."""
     common = options(cells, out, "--num-samples", str(trials), "--epochs", "1", *more)
     for attempt, limit in enumerate(limits):
         process = start("-c", SUICIDE, str(limit), *common, *(["--resume"] if attempt else []))
@@ -121,17 +121,20 @@ def kill_and_continue(cells: Path, out: Path, *more: str, limits: tuple[int, ...
         assert process.returncode == -signal.SIGKILL, text
     finish(start("tuning/search.py", *common, "--resume"))
     all_there(out, trials=trials, epochs=1)
+    return [trial.number for trial in tried(out)]
 
 
 def test_a_driver_killed_at_a_new_trial_leaves_no_trial_twice(cells: Path, tmp_path: Path, cluster: None) -> None:
     address = ray.get_runtime_context().gcs_address
-    kill_and_continue(cells, tmp_path / "search", "--address", address, limits=(2,), trials=2)
+    more = ("--address", address)
+    assert kill_and_continue(cells, tmp_path / "search", *more, limits=(2,), trials=2) == [0, 1]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("search", ["tpe", "random"])
 def test_a_driver_killed_at_each_new_trial_leaves_no_trial_twice(cells: Path, tmp_path: Path, search: str) -> None:
-    kill_and_continue(cells, tmp_path / "search", "--search", search, limits=(1, 2, 3), trials=3)
+    more = ("--search", search)
+    assert kill_and_continue(cells, tmp_path / "search", *more, limits=(1, 2, 3), trials=3) == [0, 1, 2]
 
 
 @pytest.fixture(scope="module")
