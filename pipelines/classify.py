@@ -16,6 +16,7 @@ from pydantic_settings import CliPositionalArg
 from core.errors import LeukorayError
 from core.model.bundle import Bundle, load_bundle
 from core.settings import Settings
+from pipelines.classification.adaptation import adapt_for_run
 from pipelines.classification.journal import Journal
 from pipelines.classification.listing import list_images
 from pipelines.classification.location import refuse_recorded_secrets
@@ -47,6 +48,7 @@ class ClassifySettings(Settings):
     slides: CliPositionalArg[str] = Field(description="folder of slides", repr=False)
     out: str = Field(description="folder for the results; new, or a run to continue with --resume", repr=False)
     model: Path = Field(SHIPPED_BUNDLE, description="bundle (default: the one that ships)")
+    adapt: bool = Field(False, description="first adapt the bundle to the stain and camera of the slides (no labels)")
     gradcam: Literal["all", "flagged", "none"] = Field("all", description="which images get a heatmap overlay")
     colour_map: Literal["jet", "turbo", "viridis", "inferno"] = Field("jet", description="colours of the heatmap")
     batch_size: int = Field(32, ge=1, le=4096, description="images per forward pass")
@@ -117,6 +119,9 @@ def _work(
         workers = f"{plan.workers} worker{'s' * (plan.workers > 1)} on {plan.device}"
         threads = f"{plan.threads} thread{'s' * (plan.threads > 1)} each"
         say(f"{images.images:,} images; {workers}, {threads}; bundle {bundle.id[:12]}")
+        if settings.adapt:
+            bundle = adapt_for_run(bundle, source, run, images)
+            journal.write(adapted=_bundle(settings, bundle), adaptation=bundle.record.adaptation)
         wait_for_room(plan, say, settings.wait)
         worker = WorkerSettings.of_run(source, run, journal.record.arguments, plan)
         classify_parts(run, images, bundle, worker, plan, journal)

@@ -20,6 +20,7 @@ _USAGE_ERROR = 2
 _SUMMARIES = {
     "classify": "classify a folder of slides, with heatmaps and a report",
     "train": "train on class folders and write a bundle",
+    "adapt": "adapt a bundle to the stain and camera of unlabelled slides",
     "evaluate": "measure a bundle on labelled images",
     "audit": "find views of one field, duplicates and conflicts in a data set",
     "export": "write a bundle as ONNX",

@@ -40,7 +40,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CARD",
+    "CONFIG",
     "METRICS",
+    "WEIGHTS",
+    "AdaptationRecord",
     "Bundle",
     "BundleRecord",
     "DataRecord",
@@ -80,6 +83,16 @@ class TrainingRecord(TrainingConfig):
     validation_share: float | None = Field(None, description="share of the images held out, with one validation set")
     validation_share_asked: float | None = Field(None, description="share that was asked for")
     search: SearchTrial | None = Field(None, description="the search that chose the settings, where one did")
+
+
+class AdaptationRecord(Settings):
+    """The unlabelled images that a bundle's statistics were adapted to."""
+
+    bundle: str = Field(description="identity of the bundle that was adapted")
+    images: int = Field(description="images that were looked at")
+    slides: int = Field(description="slides that they are of")
+    share: float = Field(description="weight of their statistics against the training images'")
+    chosen: str = Field(description="SHA-256 of the names of these images")
 
 
 class LaboratoryRecord(Settings):
@@ -127,6 +140,7 @@ class BundleRecord(Settings):
     data: Annotated[DataRecord | None, BeforeValidator(_none_if_empty)] = Field(
         None, description="the images it was trained on; none where they are not known"
     )
+    adaptation: AdaptationRecord | None = Field(None, description="the unlabelled images it was adapted to, if any")
     versions: dict[str, str] = Field(default_factory=dict, description="versions of the software that made it")
     created: str = Field("", description="time of its making, ISO 8601, UTC")
 

@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
     from core.evaluation.record import NotebookSplit, RecordedEvaluation, UnknownTypes
     from core.evaluation.scores import Evaluation, Interval, Level
-    from core.model.bundle import BundleRecord, DataRecord, TrainingRecord
+    from core.model.bundle import AdaptationRecord, Bundle, BundleRecord, DataRecord, TrainingRecord
     from core.model.metrics import BundleMetrics
 
-__all__ = ["CALIBRATION", "RESEARCH_ONLY", "write_card"]
+__all__ = ["CALIBRATION", "RESEARCH_ONLY", "write_adapted_card", "write_card"]
 
 RESEARCH_ONLY = "For Research Use Only. Not for use in diagnostic procedures."
 """The wording of 21 CFR 809.10(c)(2)(i)."""
@@ -25,6 +25,26 @@ CALIBRATION = {
     "other-sources": "Temperature and thresholds were chosen on images of other sources than the validation rows show.",
 }
 """What a reader must know of the validation's calibration error, by `BundleMetrics.calibration`."""
+
+_ADAPTED = """---
+library_name: timm
+pipeline_tag: image-classification
+tags: [white-blood-cells, microscopy, {architecture}, leukoray]
+---
+
+# {name}
+
+`{architecture}` that classifies one white blood cell per image: {classes}.
+
+**{research_only}**
+
+Adapted from the bundle {bundle} to {images:,} unlabelled images of {slides:,} slides: the statistics of its batch norms
+are, by {share:.0%}, those of these images. No other weight was changed.
+
+**Nothing was measured with these weights**: the images have no labels, and what was measured of the bundle that they
+come from does not hold for them. `leukoray evaluate FOLDER DATA` measures them on labelled images. Temperature and
+thresholds are those of that bundle.
+"""
 
 _CARD = """---
 library_name: timm
@@ -116,6 +136,26 @@ def write_card(
         risk=confidence.risk,
         max_ood=confidence.max_ood,
         chosen_on=confidence.chosen_on,
+    )
+
+
+def write_adapted_card(name: str, bundle: Bundle, adaptation: AdaptationRecord) -> str:
+    """Return the model card of a bundle that was adapted to unlabelled images.
+
+    Args:
+        name: Name of the new bundle.
+        bundle: The bundle that was adapted.
+        adaptation: The images, and how much they count.
+    """
+    return _ADAPTED.format(
+        name=name,
+        architecture=bundle.architecture,
+        classes=", ".join(bundle.class_names),
+        research_only=RESEARCH_ONLY,
+        bundle=bundle.id[:12],
+        images=adaptation.images,
+        slides=adaptation.slides,
+        share=adaptation.share,
     )
 
 

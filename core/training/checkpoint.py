@@ -28,12 +28,14 @@ class Checkpoint:
     Attributes:
         network: Parameters and buffers by name.
         best: The same, of the best epoch so far.
+        average: The running average of parameters and buffers; empty where none is kept.
         optimizer: Per parameter index, the optimizer's tensors by name.
         record: Everything that is not a tensor.
     """
 
     network: dict[str, torch.Tensor]
     best: dict[str, torch.Tensor]
+    average: dict[str, torch.Tensor]
     optimizer: dict[int, dict[str, torch.Tensor]]
     record: dict[str, Any]
 
@@ -42,6 +44,7 @@ def save_checkpoint(
     path: Path,
     network: Mapping[str, torch.Tensor],
     best: Mapping[str, torch.Tensor],
+    average: Mapping[str, torch.Tensor],
     optimizer: Mapping[int, Mapping[str, torch.Tensor]],
     record: Mapping[str, Any],
 ) -> None:
@@ -51,6 +54,7 @@ def save_checkpoint(
         path: File of the checkpoint.
         network: Parameters and buffers by name.
         best: The same, of the best epoch so far.
+        average: Their running average; empty where none is kept.
         optimizer: Per parameter index, the optimizer's tensors by name.
         record: Everything that is not a tensor, as JSON can hold it.
 
@@ -59,6 +63,7 @@ def save_checkpoint(
     """
     tensors = {f"network/{name}": value for name, value in network.items()}
     tensors |= {f"best/{name}": value for name, value in best.items()}
+    tensors |= {f"average/{name}": value for name, value in average.items()}
     for index, state in optimizer.items():
         tensors |= {f"optimizer/{index}/{name}": value for name, value in state.items()}
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
@@ -75,7 +80,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         DataError: With code ``checkpoint-damaged``.
     """
-    checkpoint = Checkpoint({}, {}, {}, {})
+    checkpoint = Checkpoint({}, {}, {}, {}, {})
     try:
         with safe_open(path, framework="pt") as file:
             checkpoint.record.update(json.loads(file.metadata()["record"]))

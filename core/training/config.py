@@ -31,6 +31,9 @@ class TrainingConfig(Settings):
     keep: Literal["best", "last"] = Field(
         "best", description="weights to keep: of the best validation loss, or of the last epoch (for one-cycle)"
     )
+    averaging: float = Field(
+        0.0, ge=0, lt=1, description="decay per step of the running average of the weights that is kept; 0: none"
+    )
     precision: Literal["float32", "auto"] = Field(
         "float32", description="precision of the forward pass; auto: bfloat16 where the device computes in it"
     )

@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional
 from torch.optim import Adam, AdamW
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from core.data.image_set import OUTLIER
 from core.data.sampling import sampling_weights
@@ -118,6 +119,7 @@ class Trainer:
         self._autocast = config.precision == "auto" and has_bfloat16(self.device)
         self._optimizer = _optimizer(self.network, config)
         self._schedule = _schedule(self._optimizer, config, self.steps_per_epoch)
+        self._average = _average(self.network, config.averaging)
         self._best = _copy_state(self.network)
 
     def resume(self) -> bool:
@@ -138,6 +140,8 @@ class Trainer:
             )
         self.network.load_state_dict(saved.network)
         self._best = saved.best
+        if self._average:
+            self._average.load_state_dict(saved.average)
         optimizer = self._optimizer.state_dict()
         optimizer["state"] = saved.optimizer
         optimizer["param_groups"] = [
@@ -165,8 +169,7 @@ class Trainer:
             self._save()
             if on_epoch:
                 on_epoch(epoch)
-        if self.config.keep == "best":
-            self.network.load_state_dict(self._best)
+        self.network.load_state_dict(self.retained)
 
     @property
     def finished(self) -> bool:
@@ -177,7 +180,12 @@ class Trainer:
     @property
     def retained(self) -> dict[str, torch.Tensor]:
         """Weights that the run would end with now, by name: the best epoch's, or the last, as `config.keep` says."""
-        return self._best if self.config.keep == "best" else self.network.state_dict()
+        return self._best if self.config.keep == "best" else self._judged.state_dict()
+
+    @property
+    def _judged(self) -> nn.Module:
+        """The network that is validated: the average, where one is kept."""
+        return self._average.module if self._average else self.network
 
     def _run_epoch(self, on_step: Callable[[int], object] | None) -> Epoch:
         started = time.perf_counter()
@@ -190,7 +198,7 @@ class Trainer:
         best = validation_loss is not None and validation_loss < self.progress.best_loss
         if validation_loss is not None and best:
             self.progress.best_loss, self.progress.best_epoch = validation_loss, self.progress.epoch
-            self._best = _copy_state(self.network)
+            self._best = _copy_state(self._judged)
         seconds = time.perf_counter() - started
         number = self.progress.epoch
         row = {"epoch": number, "train_loss": loss, "train_accuracy": accuracy, "learning_rate": rate}
@@ -242,6 +250,8 @@ class Trainer:
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self._optimizer.step()
+        if self._average:
+            self._average.update_parameters(self.network)
         if self.config.schedule == "one-cycle":
             self._schedule.step()
         return loss.detach(), (logits.argmax(1) == labels).float().sum()
@@ -250,7 +260,7 @@ class Trainer:
         """Return loss and accuracy of the validation images, where there are any."""
         if self.validation is None:
             return None, None
-        logits = predict_logits(self.network, self.validation.inputs, self.preprocessing, self.config.batch_size)
+        logits = predict_logits(self._judged, self.validation.inputs, self.preprocessing, self.config.batch_size)
         if not np.isfinite(logits).all():
             raise DataError("diverged", "The network's outputs are not numbers any more; try a smaller learning rate.")
         labels = self.validation.labels
@@ -279,7 +289,8 @@ class Trainer:
             "schedule": schedule,
             "progress": vars(self.progress),
         }
-        save_checkpoint(self.checkpoint, self.network.state_dict(), self._best, optimizer["state"], record)
+        average = self._average.state_dict() if self._average else {}
+        save_checkpoint(self.checkpoint, self.network.state_dict(), self._best, average, optimizer["state"], record)
 
 
 def predict_logits(
@@ -340,6 +351,13 @@ def _fingerprint(images: ImageSet) -> str:
 def _optimizer(network: nn.Module, config: TrainingConfig) -> Adam | AdamW:
     kind = AdamW if config.optimizer == "adamw" else Adam
     return kind(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+
+
+def _average(network: nn.Module, decay: float) -> AveragedModel | None:
+    """Return the running average of the network's weights and statistics, where one is kept."""
+    if not decay:
+        return None
+    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
 def _schedule(optimizer: Adam | AdamW, config: TrainingConfig, steps_per_epoch: int) -> LRScheduler:

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from core import __version__
+from core.model.bundle import AdaptationRecord
 from core.settings import Settings, time_stamp
 
 __all__ = ["RunArguments", "RunBundle", "RunCounts", "RunRecord", "RunSession", "RunThroughput", "RunTimings"]
@@ -23,6 +24,7 @@ class RunArguments(Settings):
     batch_size: int = Field(description="images per forward pass")
     limit: int | None = Field(description="number of images after which listing stops")
     part_size: int | None = Field(description="images per unit of work, where it was given")
+    adapt: bool = Field(False, description="whether the bundle is adapted to the slides first")
 
 
 class RunBundle(Settings):
@@ -80,6 +82,8 @@ class RunRecord(Settings):
     error: str | None = Field(None, description="why it stopped or failed, in one sentence")
     arguments: RunArguments
     bundle: RunBundle
+    adapted: RunBundle | None = Field(None, description="the bundle adapted to the slides, which classifies")
+    adaptation: AdaptationRecord | None = Field(None, description="the images that it was adapted to")
     versions: dict[str, str] = Field(description="versions of the software that started it")
     started: str = Field(description="time, ISO 8601, UTC")
     updated: str = Field(description="time of this record, ISO 8601, UTC")

@@ -90,9 +90,36 @@ def test_the_same_seed_gives_the_same_weights() -> None:
         torch.testing.assert_close(one, other, atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("schedule", ["step", "one-cycle"])
-def test_a_killed_run_continues_to_the_same_weights(schedule: str, tmp_path: Path) -> None:
-    settings = config(epochs=3, schedule=schedule, step_size=1, gamma=0.5)
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_the_average_of_the_weights_is_kept_and_validated(keep: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = trainer(config(keep=keep, epochs=1, averaging=0.6))
+    weights, steps = [], []
+    inner = Trainer._step
+
+    def step(self: Trainer, *batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        result = inner(self, *batch)
+        weights.append({name: value.clone() for name, value in self.network.state_dict().items()})
+        return result
+
+    monkeypatch.setattr(Trainer, "_step", step)
+    run.fit(steps.append)
+    expected = weights[0]
+    for later in weights[1:]:
+        expected = {
+            name: 0.6 * value + 0.4 * later[name] if value.is_floating_point() else value
+            for name, value in expected.items()
+        }
+    for name, value in run.network.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=1e-5)
+    logits = torch.from_numpy(predict_logits(run.network, images().inputs, PREPROCESSING, 8))
+    loss = torch.nn.functional.cross_entropy(logits.double(), images().labels)
+    assert float(loss) == pytest.approx(steps[0].validation_loss, abs=1e-6)
+
+
+@pytest.mark.parametrize(("schedule", "averaging"), [("step", 0.0), ("one-cycle", 0.0), ("one-cycle", 0.9)])
+def test_a_killed_run_continues_to_the_same_weights(schedule: str, averaging: float, tmp_path: Path) -> None:
+    settings = config(epochs=3, schedule=schedule, step_size=1, gamma=0.5, averaging=averaging)
     undisturbed = trainer(settings)
     undisturbed.fit()
 
