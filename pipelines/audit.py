@@ -18,8 +18,9 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 from threadpoolctl import threadpool_limits
 
-from core.data.class_folders import read_splits
+from core.data.class_folders import ClassFolders, read_splits
 from core.data.groups import read_groups, read_linked_groups
+from core.data.laboratories import names_laboratories, read_laboratories
 from core.settings import Settings
 from pipelines.auditing.findings import Findings
 from pipelines.auditing.report import write_audit
@@ -30,14 +31,17 @@ __all__ = ["AuditSettings", "audit", "main"]
 
 
 class AuditSettings(Settings):
-    """Look for leaks in a data set (DATA/CLASS/**/IMAGE, or DATA/SPLIT/CLASS/**/IMAGE).
+    """Look for leaks in a data set (DATA/CLASS/**/IMAGE, or DATA/SPLIT/CLASS/**/IMAGE), or in several laboratories.
 
     Finds images that show the same microscope field (rotated, sheared, shifted or mirrored), exact and near
     duplicates, conflicting labels, unreadable files, and what the splits share. Writes groups.csv, which
-    train.py and evaluate.py take as --groups, further tables, and index.html.
+    train.py and evaluate.py take as --groups, further tables, and index.html. Where DATA is a file of laboratories,
+    names begin with the laboratory's, and what two of them share is found; of a field only the whole is looked at.
     """
 
-    data: CliPositionalArg[Path] = Field(description="folder of class folders, or of splits of class folders")
+    data: CliPositionalArg[Path] = Field(
+        description="folder of class folders, or of splits of them; or a YAML file of laboratories"
+    )
     out: Path = Field(description="folder of the report")
     compare: Path | None = Field(
         None, description="CSV with the columns path and source: compare what is found with it"
@@ -56,23 +60,34 @@ def audit(settings: AuditSettings) -> int:
         LeukorayError: The data or the options cannot be used.
     """
     refuse_existing(settings.out)
-    splits = read_splits(settings.data)
+    several = names_laboratories(settings.data)
+    splits = _laboratories(settings.data) if several else read_splits(settings.data)
     if settings.compare:
         linked = read_linked_groups(settings.linked_groups) if settings.linked_groups else {}
         linked = {source: same or source for source, same in linked.items()}
         splits = {name: data.with_groups(read_groups(settings.compare), linked) for name, data in splits.items()}
-    say(f"splits: {', '.join(splits)}" if len(splits) > 1 else "one set of class folders, not divided into splits")
+    kind = "laboratories" if several else "splits"
+    say(f"{kind}: {', '.join(splits)}" if len(splits) > 1 else f"one set of class folders, not divided into {kind}")
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)  # the images are the parallel part
     try:
         with threadpool_limits(1):
-            result = Findings(splits, settings.data, settings.threads or torch.get_num_threads())
+            threads = settings.threads or torch.get_num_threads()
+            result = Findings(splits, threads, None if several else settings.data)
     finally:
         cv2.setNumThreads(before)
     record = write_audit(result, settings.out, str(settings.data), settings.pictures)
     print(record.found.model_dump_json(indent=2))
     say(f"report: {settings.out / 'index.html'}")
     return 0
+
+
+def _laboratories(file: Path) -> dict[str, ClassFolders]:
+    """Return the images of each laboratory of a file, all with the same classes."""
+    laboratories = read_laboratories(file)
+    names = sorted(set().union(*(laboratory.found_classes for laboratory in laboratories)))
+    plain = (laboratory.model_copy(update={"unknown": []}) for laboratory in laboratories)
+    return {laboratory.name: laboratory.read(names) for laboratory in plain}
 
 
 def main() -> int:

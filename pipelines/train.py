@@ -13,6 +13,7 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from core.errors import SettingsError
+from core.model.bundle import load_bundle
 from core.training.run import TrainingSettings
 from pipelines.training.networks import Networks
 from pipelines.training.samples import write_samples
@@ -36,11 +37,29 @@ class TrainSettings(TrainingSettings):
         description="folder with one sub-folder per class, or a YAML file of laboratories"
     )
     out: Path = Field(description="folder of the new bundle")
-    folds: int = Field(0, ge=0, le=20, description="train on everything, validate out of fold; 0: one validation set")
+    start: Path | None = Field(None, description="bundle to start from: adapts it to these images (recipe adapt)")
+    folds: int = Field(
+        0, ge=0, le=20, description="train on everything, validate out of fold; 0: one validation set (--start: 4)"
+    )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     threads: int | None = Field(None, ge=1, description="torch and decoding threads; otherwise all cores")
     samples: int = Field(8, ge=0, le=64, description="Grad-CAM sample pictures in the bundle")
     resume: bool = Field(False, description="continue a run that was killed")
+
+    def with_defaults_of_start(self) -> TrainSettings:
+        """Return the settings with what ``--start`` means unless the user said otherwise.
+
+        Raises:
+            SettingsError: With code ``start-options`` where options contradict it.
+        """
+        if self.start is None:
+            return self
+        if given := {"weights", "architecture"} & self.model_fields_set:
+            raise SettingsError(
+                "start-options", f"--start gives the network and its weights; leave --{min(given)} away."
+            )
+        defaults = {"recipe": "adapt", "folds": 4}
+        return self.model_copy(update={name: defaults[name] for name in defaults.keys() - self.model_fields_set})
 
 
 def train(settings: TrainSettings) -> int:
@@ -50,11 +69,13 @@ def train(settings: TrainSettings) -> int:
         LeukorayError: The data, the recipe or the options cannot be used.
     """
     refuse_existing(settings.out)
+    settings = settings.with_defaults_of_start()
+    start = load_bundle(settings.start) if settings.start else None
     if settings.folds == 1:
         raise SettingsError("one-fold", "One fold leaves nothing to train on; give --folds 0 or at least 2.")
     work = WorkFolder(settings.out, resume=settings.resume)
     torch.set_num_threads(settings.threads or torch.get_num_threads())
-    run = prepare_run(settings, device=settings.device, threads=torch.get_num_threads())
+    run = prepare_run(settings, device=settings.device, threads=torch.get_num_threads(), start=start)
     networks = Networks(run, work, resume=settings.resume)
     trained = networks.with_folds(settings.folds) if settings.folds else networks.with_validation()
     bundle = run.write(settings.out, trained.network, trained.held_out, trained.facts)

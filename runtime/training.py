@@ -11,13 +11,19 @@ from runtime.progress import Progress, say
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from core.model.bundle import Bundle
     from core.training.run import TrainingSettings
 
 __all__ = ["prepare_run"]
 
 
 def prepare_run(
-    settings: TrainingSettings, *, device: str, threads: int, architectures: Collection[str] = ()
+    settings: TrainingSettings,
+    *,
+    device: str,
+    threads: int,
+    start: Bundle | None = None,
+    architectures: Collection[str] = (),
 ) -> TrainingRun:
     """Read and decode what a run learns from, and say what is there.
 
@@ -25,12 +31,13 @@ def prepare_run(
         settings: Options of the command.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         threads: Number of threads that decode.
+        start: Bundle that training starts from.
         architectures: Architectures that will be used beside the recipe's.
 
     Raises:
         LeukorayError: The recipe, the weights or the data cannot be used.
     """
-    data = TrainingData.read(settings)
+    data = TrainingData.read(settings, start.class_names if start else None)
     if not data.grouped:
         say("warning: without --groups, views of one field can be on both sides of the split; see pipelines/audit.py")
     with Progress(data.size, "images decoded") as progress:
@@ -39,6 +46,7 @@ def prepare_run(
             device=device,
             threads=threads,
             data=data,
+            start=start,
             architectures=architectures,
             on_image=progress.advance,
         )

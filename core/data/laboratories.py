@@ -194,8 +194,12 @@ class TrainingData:
     class_names: tuple[str, ...]
 
     @classmethod
-    def read(cls, settings: DataSettings) -> TrainingData:
+    def read(cls, settings: DataSettings, class_names: tuple[str, ...] | None = None) -> TrainingData:
         """List the images and name their sources.
+
+        Args:
+            settings: Options that name the data.
+            class_names: The known classes, where a bundle fixes them; otherwise those that are found.
 
         Raises:
             DataError: A folder, boxes or a file of groups cannot be used.
@@ -204,7 +208,12 @@ class TrainingData:
         laboratories = settings.laboratories_in(settings.data)
         found = [laboratory.found_classes for laboratory in laboratories]
         unknown = {name for laboratory in laboratories for name in laboratory.unknown}
-        names = tuple(sorted(set().union(*found) - unknown))
+        names = class_names or tuple(sorted(set().union(*found) - unknown))
+        if foreign := sorted(set().union(*found) - unknown - set(names)):
+            raise DataError(
+                "unknown-class",
+                f"The bundle does not know {', '.join(foreign)}; give each as --unknown, or leave it out of the data.",
+            )
         for laboratory, classes in zip(laboratories, found, strict=True):
             if missing := set(laboratory.unknown) - classes:
                 raise DataError("empty-class", f"{laboratory.path} has no class {', '.join(sorted(missing))}.")

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from core.errors import SettingsError
 from core.images.preprocessing import Preprocessing
-from core.settings import Settings
+from core.settings import Settings, describe_problems
 from core.training.config import TrainingConfig
 
 __all__ = ["Recipe", "load_recipe"]
@@ -24,12 +24,15 @@ class Recipe(Settings):
     training: TrainingConfig = Field(description="how the network learns")
 
 
-def load_recipe(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
+def load_recipe(
+    name: str, overrides: dict[str, Any] | None = None, preprocessing: Preprocessing | None = None
+) -> Recipe:
     """Read a recipe by name or from a file, with single training settings replaced.
 
     Args:
         name: Name of a recipe in ``core/training/recipes``, or a path that ends in ``.json``.
         overrides: Training settings by name; None leaves the recipe's.
+        preprocessing: What the network sees instead of the recipe's; ``adapt`` has none of its own.
 
     Example:
         >>> load_recipe("cell-crop", {"epochs": 5}).training.epochs
@@ -43,10 +46,12 @@ def load_recipe(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
         known = ", ".join(sorted(entry.stem for entry in folder.glob("*.json")))
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
+            if preprocessing is not None:
+                content["preprocessing"] = preprocessing.model_dump(mode="json")
             content["training"] |= {key: value for key, value in (overrides or {}).items() if value is not None}
             return Recipe.model_validate(content)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+            reason = describe_problems(error.errors())[0] if isinstance(error, ValidationError) else error
             raise SettingsError(
                 "bad-recipe", f"The recipe {name!r} is neither known ({known}) nor a usable file: {reason}"
             ) from error

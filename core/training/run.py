@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -60,13 +61,19 @@ class TrainingSettings(DataSettings):
     learning_rate: float | None = Field(None, gt=0, description="value to use instead of the recipe's")
     seed: int = Field(0, ge=0, description="seed of the split, the weights and the augmentation")
 
-    def load_recipe(self) -> Recipe:
+    def load_recipe(self, start: Bundle | None = None) -> Recipe:
         """Return the recipe with what these settings replace.
+
+        Args:
+            start: Bundle that training starts from, whose architecture and preprocessing stay.
 
         Raises:
             SettingsError: With code ``bad-recipe``.
         """
-        return load_recipe(self.recipe, {name: getattr(self, name) for name in _OVERRIDES})
+        overrides = {name: getattr(self, name) for name in _OVERRIDES}
+        if start is None:
+            return load_recipe(self.recipe, overrides)
+        return load_recipe(self.recipe, overrides | {"architecture": start.architecture}, start.record.preprocessing)
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,7 @@ class TrainingRun:
         images: All images, decoded once.
         starts: Weights that networks start from, by architecture.
         device: Torch device.
+        origin: Words that say which weights these are.
     """
 
     settings: TrainingSettings
@@ -111,6 +119,7 @@ class TrainingRun:
     images: ImageSet
     starts: Mapping[str, Mapping[str, torch.Tensor]]
     device: str
+    origin: str
 
     @classmethod
     def prepare(
@@ -120,6 +129,7 @@ class TrainingRun:
         device: str = "auto",
         threads: int = 2,
         data: TrainingData | None = None,
+        start: Bundle | None = None,
         architectures: Collection[str] = (),
         on_image: Callable[[], object] | None = None,
     ) -> TrainingRun:
@@ -130,22 +140,28 @@ class TrainingRun:
             device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
             threads: Number of threads that decode.
             data: The data sets, where they have been read before.
+            start: Bundle that training starts from, instead of the weights that the settings name.
             architectures: Architectures that will be used beside the recipe's.
             on_image: Called after each image.
 
         Raises:
             LeukorayError: The recipe, the weights or the data cannot be used.
         """
-        recipe = settings.load_recipe()
-        data = data or TrainingData.read(settings)
+        recipe = settings.load_recipe(start)
+        data = data or TrainingData.read(settings, start.class_names if start else None)
         chosen = choose_device(device)
         starts: dict[str, Mapping[str, torch.Tensor]] = {}
         for architecture in {recipe.training.architecture, *architectures}:
             torch.manual_seed(settings.seed)  # what is missing shows now, before an image is read
-            network = build_network(len(data.class_names), settings.weights, architecture, recipe.preprocessing.size)
-            starts[architecture] = network.state_dict()
+            network = (
+                start.network
+                if start
+                else build_network(len(data.class_names), settings.weights, architecture, recipe.preprocessing.size)
+            )
+            starts[architecture] = copy.deepcopy(network.state_dict())
         images = data.load(recipe.preprocessing, recipe.training.augmentation.margin, threads, on_image)
-        return cls(settings, recipe, data, images, starts, str(chosen))
+        origin = f"bundle {start.id[:12]}" if start else settings.weights
+        return cls(settings, recipe, data, images, starts, str(chosen), origin)
 
     def split(self) -> tuple[list[int], list[int]]:
         """Return the rows to train on and those to validate on, apart by source.
@@ -194,7 +210,7 @@ class TrainingRun:
             self.data.class_names,
             device=self.device,
             checkpoint=checkpoint,
-            origin=f"weights {self.settings.weights}, recipe {self.settings.recipe}, {name}",
+            origin=f"weights {self.origin}, recipe {self.settings.recipe}, {name}",
         )
 
     def network(self, state: Mapping[str, torch.Tensor] | None = None) -> nn.Module:
@@ -289,7 +305,7 @@ class TrainingRun:
         names = self.data.class_names
         confidence = self._choose_confidence(chosen_on or held_out, other=chosen_on is not None)
         metrics = self._measure(held_out, confidence, other=chosen_on is not None)
-        facts = {"recipe": self.settings.recipe, "weights": self.settings.weights, **more}
+        facts = {"recipe": self.settings.recipe, "weights": self.origin, **more}
         record = BundleRecord(  # pyright: ignore[reportCallIssue] - the rest has defaults, filled in by save_bundle
             preprocessing=self.recipe.preprocessing,
             confidence=confidence,

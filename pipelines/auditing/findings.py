@@ -64,14 +64,15 @@ class Findings:
     """What a look at every image of a data set found.
 
     Args:
-        splits: Splits of the data set by name; one that is not divided is named "".
-        root: Folder of the data set.
+        splits: Splits of the data set, or laboratories, by name; one that is not divided is named "".
         threads: Number of threads that decode and look for features.
+        root: Folder of the data set, which names of images are relative to; none: each name begins with that of its
+            laboratory.
 
     Attributes:
         images: Readable images.
         groups: Groups of images that show one field, by their numbers.
-        unreadable: Files that could not be decoded.
+        unreadable: Names of files that could not be decoded, and why.
         exact: Pairs of images with the same pixels.
         near: Pairs of images that look the same.
 
@@ -79,21 +80,21 @@ class Findings:
         DataError: With code ``nothing-readable``.
     """
 
-    def __init__(self, splits: dict[str, ClassFolders], root: Path, threads: int) -> None:
-        self.root = root
+    def __init__(self, splits: dict[str, ClassFolders], threads: int, root: Path | None = None) -> None:
+        self._root = root
         self.class_names = next(iter(splits.values())).class_names
         self.splits = list(splits)
         self.images: list[AuditedImage] = []
-        self.unreadable: list[Unreadable] = []
+        self.unreadable: list[tuple[str, Unreadable]] = []
         self._views = ViewGroups()
-        work = [(split, data, sample) for split, data in splits.items() for sample in data.samples]
+        work = [(split, data, sample) for split, data in splits.items() for sample in _per_file(data.samples)]
         with Progress(len(work), "images") as progress, ThreadPoolExecutor(threads) as pool:
             for block in _blocks(work, 64):
                 for result in pool.map(lambda item: self._read(*item), block):
-                    self._add(result)
+                    self._add(*result)
                     progress.advance()
         if not self.images:
-            raise DataError("nothing-readable", f"None of the {len(work)} images under {root} can be read.")
+            raise DataError("nothing-readable", f"None of the {len(work)} images can be read.")
         self.exact = self._exact_duplicates()
         self.near = self._near_duplicates()
         for pair in (*self.exact, *self.near):
@@ -101,23 +102,31 @@ class Findings:
         self.groups = self._views.groups()
         self.group_of = {image: number for number, group in enumerate(self.groups) for image in group}
 
-    def _read(self, split: str, data: ClassFolders, sample: Sample) -> Unreadable | tuple[AuditedImage, Features]:
-        return read_safely(sample.path, lambda image: self._look(split, data, sample, decode(image).rgb))
+    @property
+    def parts_are(self) -> str:
+        """What the splits are called: splits, or laboratories."""
+        return "splits" if self._root else "laboratories"
+
+    def _read(
+        self, split: str, data: ClassFolders, sample: Sample
+    ) -> tuple[str, Unreadable | tuple[AuditedImage, Features]]:
+        inside = sample.path.relative_to(self._root or data.root).as_posix()
+        name = inside if self._root else f"{split}/{inside}"
+        return name, read_safely(sample.path, lambda image: self._look(name, split, data, sample, decode(image).rgb))
 
     def _look(
-        self, split: str, data: ClassFolders, sample: Sample, rgb: NDArray[np.uint8]
+        self, name: str, split: str, data: ClassFolders, sample: Sample, rgb: NDArray[np.uint8]
     ) -> tuple[AuditedImage, Features]:
         digest = hashlib.sha256(repr(rgb.shape).encode() + rgb.tobytes()).digest()
         thumbnail = cv2.resize(rgb, (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA)
-        name = sample.path.relative_to(self.root).as_posix()
         label = data.class_names[sample.label]
         small = np.asarray(thumbnail, np.uint8)
         entry = AuditedImage(sample.path, name, split, label, sample.source, digest, small)
         return entry, find_features(rgb)
 
-    def _add(self, result: Unreadable | tuple[AuditedImage, Features]) -> None:
+    def _add(self, name: str, result: Unreadable | tuple[AuditedImage, Features]) -> None:
         if isinstance(result, Unreadable):
-            self.unreadable.append(result)
+            self.unreadable.append((name, result))
             return
         entry, features = result
         self._views.add(len(self.images), features)
@@ -210,6 +219,11 @@ class Findings:
             same_found=together / max(1, together + split),
             found_same=together / max(1, together + merged),
         )
+
+
+def _per_file(samples: Sequence[Sample]) -> list[Sample]:
+    """Keep one sample per file: the first cell of a field in which several are marked."""
+    return list({sample.path: sample for sample in reversed(samples)}.values())[::-1]
 
 
 def _blocks(items: Sequence[Any], size: int) -> Iterator[list[Any]]:

@@ -54,8 +54,9 @@ def write_audit(result: Findings, out: Path, data: str, most_pictures: int) -> A
         record=record,
         kinds=pairs,
         shown={kind: _pictures(result, found[:most_pictures], out, kind) for kind, found in pairs.items()},
-        unreadable=[(u.path.relative_to(result.root).as_posix(), u.code, u.message) for u in result.unreadable],
+        unreadable=[(name, bad.code, bad.message) for name, bad in result.unreadable],
         splits=result.splits,
+        parts=result.parts_are,
         class_names=result.class_names,
     )
     (out / "index.html").write_text(page, encoding="utf-8", errors="backslashreplace")
@@ -101,7 +102,7 @@ def _write_tables(result: Findings, out: Path, pairs: dict[str, list[Pair]], rec
     write_table(
         out / "unreadable.csv",
         ("path", "code", "message"),
-        ((u.path.relative_to(result.root).as_posix(), u.code, u.message) for u in result.unreadable),
+        ((name, bad.code, bad.message) for name, bad in result.unreadable),
     )
 
 

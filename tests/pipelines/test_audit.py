@@ -160,3 +160,28 @@ def test_what_cannot_be_used_is_refused(report: tuple[Path, dict], tmp_path: Pat
         (tmp_path / "data" / kind / "x.jpg").write_bytes(b"nothing")
     with pytest.raises(DataError, match="None of the 2 images"):
         run(tmp_path / "data", tmp_path / "r")
+
+
+def test_what_two_laboratories_share_is_found(tmp_path: Path) -> None:
+    rng = np.random.default_rng(8)
+    fields = [draw_field("NEUTROPHIL", rng) for _ in range(3)]
+    save(tmp_path / "one" / "NEUTROPHIL" / "a.png", fields[0])
+    save(tmp_path / "one" / "EOSINOPHIL" / "b.png", fields[1])
+    save(tmp_path / "two" / "field.png", fields[0])
+    save(tmp_path / "two" / "other.png", fields[2])
+    (tmp_path / "two" / "broken.png").write_bytes(b"")
+    (tmp_path / "boxes.csv").write_text(
+        "image,label,left,top,right,bottom\n"
+        "field.png,NEUTROPHIL,100,60,220,180\nfield.png,BASOPHIL,10,10,60,60\n"
+        "other.png,NEUTROPHIL,100,60,220,180\nbroken.png,NEUTROPHIL,100,60,220,180\n"
+    )
+    (tmp_path / "labs.yaml").write_text(
+        "laboratories:\n- {name: one, path: one}\n- {name: two, path: two, boxes: boxes.csv, unknown: [BASOPHIL]}\n"
+    )
+    assert audit(AuditSettings.model_validate({"data": tmp_path / "labs.yaml", "out": tmp_path / "r"})) == 0
+    found = json.loads((tmp_path / "r" / "audit.json").read_text())["found"]
+    assert (found["images"], found["sources_in_several_splits"], found["unreadable"]) == (4, 1, 1)
+    with (tmp_path / "r" / "pairs.csv").open() as stream:
+        shared = [row for row in csv.DictReader(stream) if row["kind"] == "shared"]
+    assert [{row["one"], row["other"]} for row in shared] == [{"one/NEUTROPHIL/a.png", "two/field.png"}]
+    assert "two/broken.png" in (tmp_path / "r" / "unreadable.csv").read_text()
