@@ -30,6 +30,7 @@ from core.errors import BundleError, SettingsError
 from core.files import replace_file
 from core.images.preprocessing import Preprocessing
 from core.model.confidence import Confidence
+from core.model.familiarity import Familiarity
 from core.model.metrics import BundleMetrics
 from core.model.network import RESNET18, build_network, model_arguments
 from core.settings import Settings, describe_problems, time_stamp
@@ -133,6 +134,7 @@ class BundleRecord(Settings):
     version: Literal[1] = Field(1, description="version of this record")
     preprocessing: Preprocessing = Field(description="from picture to input")
     confidence: Confidence = Field(description="from logits to probabilities and flags")
+    familiarity: Familiarity | None = Field(None, description="the stains it was trained on; none in older bundles")
     weights_sha256: str = Field("", description="SHA-256 of model.safetensors")
     training: Annotated[TrainingRecord | None, BeforeValidator(_none_if_empty)] = Field(
         None, description="how it was trained; none where that is not known"

@@ -27,6 +27,7 @@ class Prediction:
         flag: Empty, ``low-confidence`` or ``out-of-distribution``.
         box: The part of the image that was classified, in pixels of the image.
         cam: Grad-CAM of `label` within `box`; None where it was not asked for.
+        unfamiliar: Whether the image is stained unlike the training images; one alone says little.
     """
 
     label: str
@@ -36,6 +37,7 @@ class Prediction:
     flag: str
     box: Box
     cam: Heatmap | None
+    unfamiliar: bool = False
 
     @property
     def has_evidence(self) -> bool:

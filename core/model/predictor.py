@@ -91,8 +91,11 @@ class Predictor:
     ) -> Prediction:
         best = int(probabilities.argmax())
         largest = float(probabilities[best])
-        flag = self.bundle.record.confidence.flag(largest, float(ood), found=image.found)
-        return Prediction(self.bundle.class_names[best], largest, probabilities, float(ood), flag, image.box, cam)
+        record = self.bundle.record
+        flag = record.confidence.flag(largest, float(ood), found=image.found)
+        strange = record.familiarity is not None and record.familiarity.unfamiliar(image.pixels)
+        label = self.bundle.class_names[best]
+        return Prediction(label, largest, probabilities, float(ood), flag, image.box, cam, strange)
 
 
 def choose_device(device: str) -> torch.device:

@@ -19,6 +19,7 @@ from core.evaluation.scores import Evaluation, Predicted, evaluate
 from core.model.bundle import Bundle, BundleRecord, DataRecord, LaboratoryRecord, TrainingRecord, save_bundle
 from core.model.card import write_card
 from core.model.confidence import energy
+from core.model.familiarity import Familiarity, fit_familiarity
 from core.model.metrics import BundleMetrics, EpochRecord
 from core.model.network import build_network
 from core.model.predictor import choose_device
@@ -311,6 +312,7 @@ class TrainingRun:
             confidence=confidence,
             training=TrainingRecord.model_validate(facts | self.recipe.training.model_dump()),
             data=self._data_record(held_out),
+            familiarity=self._familiarity(),
         )
         extras = {
             "confusion.png": confusion_png(metrics.validation.image.confusion, names),
@@ -349,6 +351,18 @@ class TrainingRun:
         return {
             name: evaluate(predicted.select(part)) for name, part in parts.items() if len(np.unique(labels[part])) > 1
         }
+
+    def _familiarity(self) -> Familiarity | None:
+        """Learn the stains of all laboratories from their inputs."""
+        pixels = self.images.inputs.numpy()
+        domains = np.zeros(len(pixels), np.int64) if self.images.domains is None else self.images.domains.numpy()
+        found = np.ones(len(pixels), bool) if self.images.found is None else self.images.found.numpy()
+        return fit_familiarity(
+            {
+                laboratory.name: pixels[found & (domains == number)]
+                for number, laboratory in enumerate(self.data.laboratories)
+            }
+        )
 
     def _data_record(self, held_out: HeldOut) -> DataRecord:
         known = self.known(held_out.rows)

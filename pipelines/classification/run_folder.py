@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,13 +18,22 @@ from pipelines.classification.record import RunRecord
 from pipelines.classification.slides import Entry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from pipelines.classification.storage import Folder
 
-__all__ = ["ERRORS_SCHEMA", "ImageList", "RunFolder", "part_name", "predictions_schema"]
+__all__ = [
+    "ERRORS_SCHEMA",
+    "ImageList",
+    "RunFolder",
+    "part_name",
+    "predictions_schema",
+    "unfamiliar_cells",
+    "with_unfamiliar",
+]
 
 _LIST, _COMPLETE = ".work/manifest", ".work/manifest/complete.json"
+_UNFAMILIAR = b"unfamiliar"
 _LIST_SCHEMA = pa.schema(
     [
         ("slide", pa.string()),
@@ -55,6 +66,16 @@ def predictions_schema(class_names: Sequence[str]) -> pa.Schema:
             ("bundle", pa.string()),
         ]
     )
+
+
+def with_unfamiliar(predictions: pa.Table, counts: Mapping[str, int]) -> pa.Table:
+    """Return the table with, in its metadata, how many cells of each slide are stained unlike the training images."""
+    return predictions.replace_schema_metadata({_UNFAMILIAR: json.dumps(+Counter(counts))})
+
+
+def unfamiliar_cells(predictions: pa.Table) -> dict[str, int]:
+    """Return what `with_unfamiliar` put into a part's metadata; nothing where it is of an older version."""
+    return json.loads((predictions.schema.metadata or {}).get(_UNFAMILIAR, b"{}"))
 
 
 class ImageList(Settings):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from core.evaluation.differential import Share, share
+from pipelines.classification.run_folder import unfamiliar_cells
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from pipelines.classification.run_folder import RunFolder
 
 __all__ = ["Cell", "Slide", "slides_csv", "summarise"]
+
+_UNFAMILIAR_PERCENT = 25.0
+"""Lower limit of the 95 % interval of a slide's share of unfamiliar cells, above which the whole slide is."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -48,6 +52,7 @@ class Slide:
         least_confident: Per class, a heap of the least confident cells.
         errors: The first unreadable files: image, code, message.
         n_errors: Number of unreadable files.
+        n_unfamiliar: Cells that are stained unlike the training images.
     """
 
     name: str
@@ -56,6 +61,15 @@ class Slide:
     least_confident: dict[str, list[tuple[float, tuple[int, int], Cell]]] = field(default_factory=dict)
     errors: list[tuple[str, str, str]] = field(default_factory=list)
     n_errors: int = 0
+    n_unfamiliar: int = 0
+
+    @property
+    def unfamiliar(self) -> bool:
+        """Whether the slide as a whole is unlike the training images: surely more cells than chance would give.
+
+        One training image in twenty is by itself, and up to a fifth of some slides.
+        """
+        return share(self.n_unfamiliar, self.n).low > _UNFAMILIAR_PERCENT
 
     @property
     def n(self) -> int:
@@ -110,6 +124,8 @@ def summarise(run: RunFolder, class_names: Sequence[str], shown: int, top: str) 
         for index, row in enumerate(tables[0].to_pylist()):
             slide = begun.setdefault(row["slide"], Slide(row["slide"]))
             slide.count(_cell(row, class_names, (part, index)), shown)
+        for of_slide, count in unfamiliar_cells(tables[0]).items():
+            begun[of_slide].n_unfamiliar += count
         for row in tables[1].to_pylist():
             begun.setdefault(row["slide"], Slide(row["slide"])).count_error(row, shown)
         present = {name for table in tables for name in table.column("slide").unique().to_pylist()}
@@ -145,6 +161,7 @@ def slides_csv(slides: Iterable[Slide], class_names: Sequence[str]) -> str:
             *limits,
             "n_flagged",
             "n_errors",
+            "unfamiliar",
         ]
     )
     for slide in slides:
@@ -158,6 +175,7 @@ def slides_csv(slides: Iterable[Slide], class_names: Sequence[str]) -> str:
                 *(f"{value:.2f}" for part in shares for value in (part.low, part.high)),
                 slide.flagged.total(),
                 slide.n_errors,
+                "yes" if slide.unfamiliar else "no",
             ]
         )
     return text.getvalue()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import time
 import warnings
-from collections import deque
+from collections import Counter, deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -22,7 +22,7 @@ from core.images.reading import processing
 from core.model.predictor import Predictor
 from pipelines.classification.attempts import PartAttempts
 from pipelines.classification.overlay_path import overlay_path, short_overlay_path
-from pipelines.classification.run_folder import ERRORS_SCHEMA, RunFolder, predictions_schema
+from pipelines.classification.run_folder import ERRORS_SCHEMA, RunFolder, predictions_schema, with_unfamiliar
 from pipelines.classification.sheet import ThumbnailSheet
 from pipelines.classification.slides import slides_gone
 from pipelines.classification.storage import Folder, open_folder
@@ -110,16 +110,18 @@ class PartClassifier:
         loaded = self._load_carefully(entries, attempts) if attempts.careful else self._load_ahead(entries)
         rows: list[dict[str, Any]] = []
         refused: list[_Refused] = []
+        unfamiliar: Counter[str] = Counter()
         sheet = ThumbnailSheet(len(entries))
         while batch := list(islice(loaded, self._settings.batch_size)):
             refused += [item for item in batch if isinstance(item, _Refused)]
             good = [item for item in batch if isinstance(item, _Loaded)]
             for item in good:
                 sheet.add(item.display)
-            rows += self._finish(good)
+            rows += self._finish(good, unfamiliar)
         if rows:
             self._run.folder.write(f"report/thumbnails/part-{part:08d}.jpg", sheet.encode())
-        self._run.write_part(part, pa.Table.from_pylist(rows, schema=self._schema), _errors_table(refused))
+        table = with_unfamiliar(pa.Table.from_pylist(rows, schema=self._schema), unfamiliar)
+        self._run.write_part(part, table, _errors_table(refused))
         attempts.finish()
         self._on_progress()
         return {"images": len(rows), "errors": len(refused), "begun": begun}
@@ -182,12 +184,13 @@ class PartClassifier:
             attempts.note(None)
             yield loaded
 
-    def _finish(self, items: list[_Loaded]) -> list[dict[str, Any]]:
-        """Classify one batch, write its overlays, return its rows."""
+    def _finish(self, items: list[_Loaded], unfamiliar: Counter[str]) -> list[dict[str, Any]]:
+        """Classify one batch, write its overlays, return its rows; count the unfamiliar cells of each slide."""
         wanted = self._settings.gradcam
         predictions = self._predictor.predict([item.prepared for item in items], gradcam=wanted != "none")
         rows: list[dict[str, Any]] = []
         for item, prediction in zip(items, predictions, strict=True):
+            unfamiliar[item.entry.slide] += prediction.unfamiliar
             drawn = wanted == "all" or (wanted == "flagged" and prediction.flag)
             rows.append(self._row(item, prediction, self._draw(item, prediction) if drawn else None))
         return rows

@@ -62,4 +62,4 @@ def test_slides_csv_adds_up() -> None:
     header, row = slides_csv([slide], ["A", "B"]).splitlines()
     assert header.startswith("slide,n,n_A,n_B,pct_A,pct_B,pct_A_low,pct_A_high,")
     assert row.startswith('"s, 1",4,3,1,75.00,25.00,19.41,99.37,')
-    assert row.endswith(",0,2")
+    assert row.endswith(",0,2,no")

@@ -1,0 +1,109 @@
+"""Whether images are stained and lit like those of a laboratory that the network was trained on.
+
+A network says little of a stain that it never saw: it answers as surely as at home. The colours of the input say more.
+Of each input nine numbers are taken: mean red, green and blue of its darkest tenth (the nucleus), of the next three
+tenths (cytoplasm and red cells) and of the rest (plasma). Each laboratory is a normal distribution of them; the
+Mahalanobis distance to the nearest one tells its own images from those of another laboratory.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from pydantic import Field
+
+from core.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["Familiarity", "Stain", "fit_familiarity", "stain_colours"]
+
+_SIDE = 32
+_DARKEST, _NEXT = 0.1, 0.4
+"""Shares of the pixels, from the darkest on, at which nucleus and cytoplasm end."""
+_BLACK = 12
+"""Level below which a pixel is no part of the picture, but what was filled in."""
+_NOISE = 4.0
+"""Variance in squared 8-bit levels that every colour may have."""
+_WITHIN = 0.95
+"""Share of the training images that lie within the limit."""
+_FEWEST = 20
+
+
+class Stain(Settings):
+    """The colours of one laboratory."""
+
+    laboratory: str = Field(description="name of the laboratory")
+    mean: tuple[float, ...] = Field(min_length=9, max_length=9, description="mean of the nine colours, 8-bit levels")
+    precision: tuple[tuple[float, ...], ...] = Field(
+        min_length=9, max_length=9, description="inverse of their covariance"
+    )
+
+
+class Familiarity(Settings):
+    """The stains that a bundle was trained on, and how far from them an image may be."""
+
+    stains: tuple[Stain, ...] = Field(min_length=1, description="one per laboratory")
+    limit: float = Field(gt=0, description="squared Mahalanobis distance that most training images are within")
+
+    def unfamiliar(self, pixels: NDArray[np.uint8]) -> bool:
+        """Whether one input is stained unlike the training images; one in twenty of those is.
+
+        Args:
+            pixels: What `Preprocessing.prepare` gives, (H, W, 3) uint8.
+        """
+        return bool(_distances(stain_colours(pixels)[None], self.stains)[0] > self.limit)
+
+
+def fit_familiarity(images: Mapping[str, Sequence[NDArray[np.uint8]] | NDArray[np.uint8]]) -> Familiarity | None:
+    """Learn what the inputs of each laboratory look like.
+
+    Args:
+        images: Inputs (H, W, 3) uint8 by name of the laboratory.
+
+    Returns:
+        The stains; None where no laboratory has enough images to tell.
+    """
+    colours = {
+        name: np.stack([stain_colours(one) for one in part]) for name, part in images.items() if len(part) >= _FEWEST
+    }
+    if not colours:
+        return None
+    stains = tuple(_stain(name, part) for name, part in colours.items())
+    distances = _distances(np.concatenate(list(colours.values())), stains)
+    return Familiarity(stains=stains, limit=float(np.quantile(distances, _WITHIN)))
+
+
+def stain_colours(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return the nine colours of one input, (9,), 8-bit levels.
+
+    Args:
+        pixels: What `Preprocessing.prepare` gives, (H, W, 3) uint8.
+    """
+    small = np.asarray(cv2.resize(pixels, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA), np.float64).reshape(-1, 3)
+    shown = small[small.max(axis=1) > _BLACK]
+    shown = small if len(shown) < _SIDE else shown
+    shown = shown[np.argsort(shown.sum(axis=1), kind="stable")]
+    parts = np.split(shown, [round(share * len(shown)) for share in (_DARKEST, _NEXT)])
+    return np.concatenate([part.mean(axis=0) for part in parts])
+
+
+def _stain(name: str, colours: NDArray[np.float64]) -> Stain:
+    covariance = np.cov(colours.T) + _NOISE * np.eye(colours.shape[1])
+    precision = np.linalg.inv(covariance)
+    rows = tuple(tuple(float(f"{value:.6g}") for value in row) for row in precision)
+    return Stain(laboratory=name, mean=tuple(float(value) for value in colours.mean(axis=0).round(3)), precision=rows)
+
+
+def _distances(colours: NDArray[np.float64], stains: Sequence[Stain]) -> NDArray[np.float64]:
+    """Return the squared Mahalanobis distance of each (N, 9) to its nearest stain, (N,)."""
+    per_stain: list[NDArray[np.float64]] = []
+    for stain in stains:
+        apart = colours - np.asarray(stain.mean)
+        per_stain.append(np.einsum("ni,ij,nj->n", apart, np.asarray(stain.precision), apart))
+    return np.min(per_stain, axis=0)

@@ -1,0 +1,61 @@
+"""Images of another stain are told from those of the laboratories that were learnt."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from core.images.drawings import CLASS_NAMES, draw_field
+from core.model.familiarity import Familiarity, fit_familiarity, stain_colours
+
+
+def fields(seed: int, count: int, factors: tuple[float, float, float] = (1, 1, 1)) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    drawn = [draw_field(CLASS_NAMES[number % 4], rng) for number in range(count)]
+    return [np.asarray(np.clip(one * np.array(factors), 0, 255), np.uint8) for one in drawn]
+
+
+def test_other_stains_are_unfamiliar_and_the_own_are_not() -> None:
+    known = fit_familiarity({"violet": fields(1, 120), "pink": fields(2, 120, (1, 0.7, 0.8))})
+    assert known is not None
+    again = Familiarity.model_validate_json(known.model_dump_json())
+    shares = {
+        name: np.mean([again.unfamiliar(one) for one in images])
+        for name, images in {
+            "violet": fields(3, 60),
+            "pink": fields(4, 60, (1, 0.7, 0.8)),
+            "green": fields(5, 60, (0.7, 1, 0.8)),
+        }.items()
+    }
+    assert max(shares["violet"], shares["pink"]) <= 0.25
+    assert shares["green"] >= 0.9
+
+
+def test_the_nine_colours_are_means_of_the_darkest_the_next_and_the_rest() -> None:
+    picture = np.full((100, 100, 3), 200, np.uint8)
+    picture[:40] = (120, 90, 130)
+    picture[:10] = (40, 20, 60)
+    np.testing.assert_allclose(stain_colours(picture), [40, 20, 60, 120, 90, 130, 200, 200, 200], atol=12)
+
+
+def test_what_was_filled_in_black_does_not_count() -> None:
+    picture = fields(6, 1)[0]
+    filled = picture.copy()
+    filled[:20] = 0
+    assert np.abs(stain_colours(filled) - stain_colours(picture))[3:].max() < 5  # cytoplasm and plasma
+    assert np.isfinite(stain_colours(np.zeros((64, 64, 3), np.uint8))).all()
+
+
+def test_too_few_images_teach_nothing() -> None:
+    assert fit_familiarity({"few": fields(7, 5)}) is None
+    assert fit_familiarity({}) is None
+
+
+def test_a_record_of_another_shape_is_refused() -> None:
+    known = fit_familiarity({"one": fields(8, 20)})
+    assert known is not None
+    content = known.model_dump()
+    content["stains"][0]["mean"] = (1.0, 2.0)
+    with pytest.raises(ValidationError):
+        Familiarity.model_validate(content)
