@@ -31,8 +31,11 @@ _WORKING_SIDE = 160
 _SMALLEST_CONTRAST = 18.0
 """Least colour index, in 8-bit levels, that counts as purple; below it there is no nucleus."""
 
-_SEARCHED, _SURROUNDINGS = 1.4, 4.0
-"""Sides of the squares around a marked cell in which its nucleus, and the light, are looked for."""
+_CELL_TO_NUCLEUS = 1.3
+"""Longer side of a white cell, relative to its nucleus's: the median of 360 marked cells was 1.31."""
+
+_SURROUNDINGS = 4.0
+"""Side of the square around a marked cell in which the light is looked for, relative to the cell's."""
 
 _SMALLEST_DENSITY = 15.0
 """Least density index, 127 per unit of optical density, that counts as stained."""
@@ -82,25 +85,18 @@ class CellFinder(Settings):
         nucleus = find_nucleus(rgb, self.method)
         return None if nucleus is None else self._around(nucleus, rgb)
 
-    def box_within(self, rgb: NDArray[np.uint8], marked: Box) -> Box | None:
-        """Find the square around the white cell that was marked in a field.
+    def box_around(self, rgb: NDArray[np.uint8], marked: Box) -> Box:
+        """Return the square around a white cell that was marked in a field: its size is known, and not looked for.
 
         Args:
             rgb: Field, (H, W, 3) uint8.
-            marked: The cell's box.
+            marked: The cell's box, cytoplasm included.
 
         Returns:
-            As `box`, in pixels of the field.
+            A square of whole pixels as large as `box` would be for a nucleus of usual size, centred on the cell as
+            far as the image reaches.
         """
-        part = _square(rgb, marked, _SEARCHED)
-        left, top = int(part.left), int(part.top)
-        inside = np.ascontiguousarray(rgb[top : int(part.bottom), left : int(part.right)])
-        nucleus = find_nucleus(inside, self.method)
-        if nucleus is None:
-            return None
-        return self._around(
-            Box(nucleus.left + left, nucleus.top + top, nucleus.right + left, nucleus.bottom + top), rgb
-        )
+        return _square(rgb, marked, self.scale / _CELL_TO_NUCLEUS)
 
     def _around(self, nucleus: Box, rgb: NDArray[np.uint8]) -> Box:
         height, width = rgb.shape[:2]

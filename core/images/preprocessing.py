@@ -70,13 +70,13 @@ class Preprocessing(Settings):
 
         Args:
             rgb: Decoded picture, (H, W, 3) uint8.
-            marked: Where the cell is, if that is known; its nucleus is then looked for there.
+            marked: Where the cell is, if that is known.
         """
-        whole = marked or Box(0.0, 0.0, float(rgb.shape[1]), float(rgb.shape[0]))
+        whole = Box(0.0, 0.0, float(rgb.shape[1]), float(rgb.shape[0]))
         if self.cell is None:
-            return whole, True
-        box = self.cell.box(rgb) if marked is None else self.cell.box_within(rgb, marked)
-        return (whole, marked is not None) if box is None else (box, True)
+            return marked or whole, True
+        box = self.cell.box(rgb) if marked is None else self.cell.box_around(rgb, marked)
+        return (whole, False) if box is None else (box, True)
 
     def prepare(self, rgb: NDArray[np.uint8], marked: Box | None = None) -> Prepared:
         """Cut out and resize one picture.

@@ -35,6 +35,7 @@ class ResNet18(ResNet):
     """torchvision's ResNet18, its parts under timm's names."""
 
     pretrained_cfg: ClassVar = {"first_conv": "conv1", "classifier": "fc"}
+    feature_info: ClassVar = [{"module": f"layer{n + 1}", "reduction": 4 << n} for n in range(4)]
     num_features = 512
 
     def __init__(self) -> None:

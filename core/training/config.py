@@ -31,6 +31,12 @@ class TrainingConfig(Settings):
     keep: Literal["best", "last"] = Field(
         "best", description="weights to keep: of the best validation loss, or of the last epoch (for one-cycle)"
     )
+    mixstyle: float = Field(
+        0.0, ge=0, le=10, description="beta parameter of mixing the early features' styles between images; 0: none"
+    )
+    energy_weight: float = Field(
+        0.0, ge=0, description="weight of the loss that keeps the energies of outliers apart from the others'"
+    )
     averaging: float = Field(
         0.0, ge=0, lt=1, description="decay per step of the running average of the weights that is kept; 0: none"
     )

@@ -20,6 +20,7 @@ from core.data.sampling import sampling_weights
 from core.errors import DataError, SettingsError
 from core.model.engine import forward
 from core.training.checkpoint import load_checkpoint, save_checkpoint
+from core.training.mixstyle import mixed_styles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from core.training.config import TrainingConfig
 
 __all__ = ["Epoch", "Trainer", "has_bfloat16", "predict_logits"]
+
+_KNOWN_ENERGY, _OUTLIER_ENERGY = -6.0, -3.0
+"""Energies that images of known classes should be below, and outliers above."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,12 +216,13 @@ class Trainer:
         order = self._draw(generator)
         self.network.train()
         total = torch.zeros(3, device=self.device)
-        for step, chosen in enumerate(order.split(self.config.batch_size)[: self.steps_per_epoch], start=1):
-            batch, labels, targets = self._batch(chosen, generator)
-            loss, correct = self._step(batch, labels, targets)
-            total += torch.stack((loss, correct, (labels != OUTLIER).sum()))
-            if on_step:
-                on_step(step)
+        with mixed_styles(self.network, self.config.mixstyle, generator):
+            for step, chosen in enumerate(order.split(self.config.batch_size)[: self.steps_per_epoch], start=1):
+                batch, labels, targets = self._batch(chosen, generator)
+                loss, correct = self._step(batch, labels, targets)
+                total += torch.stack((loss, correct, (labels != OUTLIER).sum()))
+                if on_step:
+                    on_step(step)
         summed_loss, right, known = total.tolist()
         mean_loss, accuracy = summed_loss / self.steps_per_epoch, right / max(1.0, known)
         if not math.isfinite(mean_loss):
@@ -247,6 +252,8 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
             logits = self.network(batch)
         loss = functional.cross_entropy(logits.float(), targets)
+        if self.config.energy_weight:
+            loss = loss + self.config.energy_weight * _energy_loss(logits.float(), labels)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self._optimizer.step()
@@ -322,6 +329,14 @@ def _targets(labels: torch.Tensor, num_classes: int, smoothing: float) -> torch.
     one_hot = functional.one_hot(labels.clamp_min(0), num_classes).float()
     uniform = torch.full_like(one_hot, 1 / num_classes)
     return torch.where((labels == OUTLIER).unsqueeze(1), uniform, torch.lerp(one_hot, uniform, smoothing))
+
+
+def _energy_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return how far energies are beyond their margins, squared, on average (Liu et al. 2020, arXiv:2010.03759)."""
+    energies = -logits.logsumexp(dim=1)
+    known = functional.relu(energies - _KNOWN_ENERGY)
+    outliers = functional.relu(_OUTLIER_ENERGY - energies)
+    return torch.where(labels == OUTLIER, outliers, known).square().mean()
 
 
 def has_bfloat16(device: torch.device) -> bool:

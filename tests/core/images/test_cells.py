@@ -102,3 +102,12 @@ def overlap(one: Box, other: Box) -> float:
     height = max(0.0, min(one.bottom, other.bottom) - max(one.top, other.top))
     areas = sum((box.right - box.left) * (box.bottom - box.top) for box in (one, other))
     return width * height / (areas - width * height)
+
+
+def test_a_marked_cell_is_cut_out_by_its_own_size() -> None:
+    field = np.zeros((600, 900, 3), np.uint8)  # nothing is looked for
+    box = CellFinder(scale=2.6).box_around(field, Box(400, 300, 480, 360))
+    assert box == Box(360, 250, 520, 410)
+    near_the_edge = CellFinder(scale=2.6).box_around(field, Box(0, 0, 80, 80))
+    assert near_the_edge == Box(0, 0, 160, 160)
+    assert CellFinder(scale=2.6).box_around(field, Box(0, 0, 900, 600)) == Box(150, 0, 750, 600)

@@ -15,7 +15,7 @@ from core.errors import DataError, SettingsError
 from core.images.preprocessing import Preprocessing
 from core.model.network import build_network
 from core.training.config import TrainingConfig
-from core.training.trainer import Epoch, Trainer, predict_logits
+from core.training.trainer import Epoch, Trainer, _energy_loss, predict_logits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -117,9 +117,11 @@ def test_the_average_of_the_weights_is_kept_and_validated(keep: str, monkeypatch
     assert float(loss) == pytest.approx(steps[0].validation_loss, abs=1e-6)
 
 
-@pytest.mark.parametrize(("schedule", "averaging"), [("step", 0.0), ("one-cycle", 0.0), ("one-cycle", 0.9)])
-def test_a_killed_run_continues_to_the_same_weights(schedule: str, averaging: float, tmp_path: Path) -> None:
-    settings = config(epochs=3, schedule=schedule, step_size=1, gamma=0.5, averaging=averaging)
+@pytest.mark.parametrize(
+    ("schedule", "more"), [("step", {}), ("one-cycle", {}), ("one-cycle", {"averaging": 0.9, "mixstyle": 0.2})]
+)
+def test_a_killed_run_continues_to_the_same_weights(schedule: str, more: dict[str, float], tmp_path: Path) -> None:
+    settings = config(epochs=3, schedule=schedule, step_size=1, gamma=0.5, **more)
     undisturbed = trainer(settings)
     undisturbed.fit()
 
@@ -217,3 +219,14 @@ def test_augmentation_is_decided_by_the_generator() -> None:
     torch.testing.assert_close(*views, atol=0, rtol=0)
     assert views[0].min() >= 0
     assert views[0].max() <= 255
+
+
+def test_energies_of_outliers_are_kept_apart() -> None:
+    losses = {}
+    for labels in ((0, 1), (-1, -1)):
+        logits = torch.tensor([[9.0, 0.0], [0.0, 9.0]]), torch.tensor([[0.0, 0.0], [0.5, 0.5]])
+        losses[labels] = [float(_energy_loss(part, torch.tensor(labels))) for part in logits]
+    assert losses[0, 1][0] == 0.0
+    assert losses[-1, -1][1] == 0.0
+    assert losses[0, 1][1] == pytest.approx(((6 - np.log(2)) ** 2 + (6 - 0.5 - np.log(2)) ** 2) / 2)
+    assert losses[-1, -1][0] == pytest.approx((np.log(np.exp(9) + 1) - 3) ** 2, rel=1e-5)
