@@ -3,9 +3,9 @@
     python benchmarks/laboratories.py DATA --work WORK [--epochs N] [--draws 5]
 
 DATA is the folder of real images (`blood-cells`, `labs`). Trains, for the recipe that ships and for ResNet18 from
-random weights by the recipe `cell-crop`, one network on all laboratories of `models/laboratories.yaml`, one without Barcelona
-and one without Bangkok, each into a bundle in WORK (what is there already is used; a run that was killed goes on), and
-prints:
+random weights by the recipe `cell-crop`, one network on all laboratories of `models/laboratories.yaml`, one without
+Barcelona and one without Bangkok, each into a bundle in WORK (what is there already is used; a run that was killed
+goes on), and prints:
 
 - balanced accuracy over the four types, as it is and with the batch norms' statistics adapted to the laboratory's own
   images without labels; AUROC of its unknown types; calibration error; share of the errors among the least certain
