@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -259,3 +260,40 @@ def test_a_bad_recipe_is_refused(content: str, tmp_path: Path) -> None:
         load_recipe(str(tmp_path / "r.json"))
     with pytest.raises(SettingsError, match="neither known"):
         load_recipe("unheard-of")
+
+
+def start_settings(data: Path, start: Path, out: Path, **options: object) -> TrainSettings:
+    """What a user gives to adapt a bundle to cells of their own, and fewer steps."""
+    given = {"data": data, "start": start, "out": out, "samples": 0, "epochs": 1, "samples_per_epoch": 64}
+    return TrainSettings.model_validate(given | options)
+
+
+def test_a_bundle_is_adapted_to_cells_of_which_one_type_is_missing(trained: Path, tmp_path: Path) -> None:
+    cells = draw_other(tmp_path / "cells", {**dict.fromkeys(CLASS_NAMES[:3], 8), "DEBRIS": 4})
+    assert train(start_settings(cells, trained, tmp_path / "new", unknown=["DEBRIS"])) == 0
+    before, after = load_bundle(trained), load_bundle(tmp_path / "new")
+    assert after.class_names == CLASS_NAMES
+    assert after.architecture == before.architecture
+    assert after.record.preprocessing == before.record.preprocessing
+    training = after.record.training
+    assert (training.recipe, training.weights, training.folds) == ("adapt", f"bundle {before.id[:12]}", 4)
+    assert after.metrics.validation.image.n == 24
+    assert after.record.data.outliers == ["DEBRIS"]
+    predictor = Predictor(after, "cpu")
+    paths = [path for kind in CLASS_NAMES[:3] for path in sorted((cells / kind).iterdir())]
+    found = predictor.predict([predictor.prepare(path.read_bytes())[1] for path in paths])
+    assert sum(p.label == path.parent.name for p, path in zip(found, paths, strict=True)) >= 18
+
+
+def test_options_that_a_start_decides_are_refused(trained: Path, tmp_path: Path) -> None:
+    cells = draw_other(tmp_path / "cells", dict.fromkeys(CLASS_NAMES, 2))
+    for name, value in (("weights", "none"), ("architecture", "resnet18")):
+        with pytest.raises(SettingsError, match=f"leave --{name} away"):
+            train(start_settings(cells, trained, tmp_path / "new", **{name: value}))
+    (cells / "BASOPHIL").mkdir()
+    shutil.copy(next((cells / "MONOCYTE").iterdir()), cells / "BASOPHIL")
+    with pytest.raises(DataError, match=r"does not know BASOPHIL; give each as --unknown"):
+        train(start_settings(cells, trained, tmp_path / "new"))
+    with pytest.raises(SettingsError, match="preprocessing"):
+        train(start_settings(cells, trained, tmp_path / "new", start=None, recipe="adapt"))
+    assert not (tmp_path / "new").exists()
