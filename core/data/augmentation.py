@@ -12,6 +12,7 @@ from core.settings import Settings
 
 __all__ = ["Augmentation"]
 
+_MILD = 1 / 3
 _YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 
 
@@ -39,6 +40,9 @@ class Augmentation(Settings):
     blur: float = Field(0.0, ge=0, le=3, description="largest Gaussian blur, standard deviation in pixels")
     blur_share: float = Field(0.4, ge=0, le=1, description="share of the views that are blurred")
     noise: float = Field(0.0, ge=0, le=64, description="largest standard deviation of grey noise, in 8-bit levels")
+    mild_share: float = Field(
+        0.0, ge=0, le=1, description="share of the views whose colours, light, blur and noise change by a third of that"
+    )
     margin: float = Field(1.0, ge=1, le=2, description="side that is kept in memory around the input, relative")
 
     def apply(self, pixels: torch.Tensor, height: int, width: int, generator: torch.Generator) -> torch.Tensor:
@@ -55,14 +59,21 @@ class Augmentation(Settings):
         """
         images = pixels.permute(0, 3, 1, 2).float()
         views = self._warp(images, height, width, generator)
-        views = self._jitter(views, generator)
+        strength = self._strength(len(views), generator)
+        views = self._jitter(views, strength, generator)
         if self.density or self.stain or self.illumination:
-            views = self._restain(views, generator)
+            views = self._restain(views, strength, generator)
         if self.blur:
-            views = self._blurred(views, generator)
+            views = self._blurred(views, strength, generator)
         if self.noise:
-            views += self._grain(len(views), height, width, generator).to(views.device)
+            views += self._grain(strength, height, width, generator).to(views.device)
         return views.clamp_(0, 255)
+
+    def _strength(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        """Draw by how much of the amounts each view may change, (N,)."""
+        if not self.mild_share:
+            return torch.ones(count)
+        return torch.where(torch.rand(count, generator=generator) < self.mild_share, _MILD, 1.0)
 
     def _warp(self, images: torch.Tensor, height: int, width: int, generator: torch.Generator) -> torch.Tensor:
         count = len(images)
@@ -84,25 +95,26 @@ class Augmentation(Settings):
         grid = _grid(matrix.to(images.device), height, width)
         return functional.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
-    def _jitter(self, views: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def _jitter(self, views: torch.Tensor, strength: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Change saturation, hue, contrast (about the mean grey level) and brightness: one affine map of colours."""
         count = len(views)
         colours = _colour_matrices(
-            1 + _uniform(count, self.saturation, generator),
-            2 * math.pi * _uniform(count, self.hue, generator),
+            1 + strength * _uniform(count, self.saturation, generator),
+            2 * math.pi * strength * _uniform(count, self.hue, generator),
         ).to(views.device)
-        contrast = (1 + _uniform(count, self.contrast, generator)).to(views.device).view(-1, 1, 1)
-        brightness = (1 + _uniform(count, self.brightness, generator)).to(views.device).view(-1, 1, 1)
+        contrast = (1 + strength * _uniform(count, self.contrast, generator)).to(views.device).view(-1, 1, 1)
+        brightness = (1 + strength * _uniform(count, self.brightness, generator)).to(views.device).view(-1, 1, 1)
         mean = (colours @ views.mean(dim=(2, 3)).unsqueeze(2)).mean(dim=1, keepdim=True)
         offset = (mean * (1 - contrast) * brightness).expand(-1, 3, -1)
         return _map_colours(views, colours * contrast * brightness, offset)
 
-    def _restain(self, views: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def _restain(self, views: torch.Tensor, strength: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Scale, mix and shift the channels' optical densities."""
         count = len(views)
-        mixing = torch.eye(3) + _uniform(count * 9, self.stain / 2, generator).view(count, 3, 3)
-        scale = _uniform(count, self.density, generator).view(-1, 1) + _channels(count, self.stain, generator)
-        shift = _channels(count, self.illumination, generator).view(count, 3, 1)
+        each = strength.view(-1, 1)
+        mixing = torch.eye(3) + each[..., None] * _uniform(count * 9, self.stain / 2, generator).view(count, 3, 3)
+        scale = each * (_uniform(count, self.density, generator).view(-1, 1) + _channels(count, self.stain, generator))
+        shift = (each * _channels(count, self.illumination, generator)).view(count, 3, 1)
         matrix = scale.exp().unsqueeze(2) * mixing
         # With densities d = log(255) - log(v), the map A d + s is -A log(v) + (A log(255) + s).
         offset = math.log(255) * matrix.sum(dim=2, keepdim=True) + shift
@@ -110,14 +122,15 @@ class Augmentation(Settings):
         density = _map_colours(logarithms, -matrix.to(views.device), offset.to(views.device))
         return density.clamp_min_(0).neg_().exp_().mul_(255)
 
-    def _grain(self, count: int, height: int, width: int, generator: torch.Generator) -> torch.Tensor:
-        """Draw grey noise, (N, 1, height, width), each image's of its own strength."""
-        strength = torch.rand(count, 1, 1, 1, generator=generator) * self.noise
-        return torch.randn(count, 1, height, width, generator=generator) * strength
+    def _grain(self, strength: torch.Tensor, height: int, width: int, generator: torch.Generator) -> torch.Tensor:
+        """Draw grey noise, (N, 1, height, width), each image's of its own amount."""
+        count = len(strength)
+        amount = torch.rand(count, 1, 1, 1, generator=generator) * self.noise * strength.view(-1, 1, 1, 1)
+        return torch.randn(count, 1, height, width, generator=generator) * amount
 
-    def _blurred(self, views: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def _blurred(self, views: torch.Tensor, strength: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Blur some of the views, each by its own amount."""
-        amount = torch.rand(len(views), generator=generator) * self.blur
+        amount = torch.rand(len(views), generator=generator) * self.blur * strength
         chosen = (torch.rand(len(views), generator=generator) < self.blur_share).nonzero()[:, 0]
         if not len(chosen):
             return views

@@ -44,6 +44,7 @@ class Laboratory(SourceSettings):
     half: Literal["even", "odd"] | None = Field(
         None, description="use every other image of each class only, in the order of their names"
     )
+    credit: str = Field("", max_length=500, description="who the images are by, and their licence; stands in the card")
     share: float = Field(1.0, gt=0, le=1000, description="how often its images are drawn, relative to the others'")
 
     @property
@@ -150,6 +151,7 @@ class DataOptions(SourceSettings):
                     half=self.half,
                     boxes=None,
                     ignored=[],
+                    credit="",
                     share=1.0,
                 ),
             )

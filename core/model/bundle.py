@@ -105,6 +105,7 @@ class LaboratoryRecord(Settings):
     sources: dict[str, int] = Field(description="named sources per class")
     unknown: list[str] = Field(description="classes that were taught as none of the known ones")
     share: float = Field(description="how often its images were drawn, relative to the others'")
+    credit: str = Field("", description="who the images are by, and their licence")
 
 
 class DataRecord(Settings):

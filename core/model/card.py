@@ -56,9 +56,9 @@ tags: [white-blood-cells, microscopy, {architecture}, leukoray]
 
 `{architecture}` that classifies one white blood cell per image: {classes}.
 
-**{research_only}** Another stain, camera or magnification than it was trained
-on can make it fail without a sign. It knows no other cell types: whatever else is in a picture gets one of these
-names, flagged at best.
+**{research_only}**{holds} Another stain, camera or magnification than it was trained on can make it fail without a sign
+on a single image; slides that are as a whole unlike the training images are marked `unfamiliar`. It knows no other cell
+types: whatever else is in a picture gets one of these names, flagged at best.
 
 ## Input
 
@@ -121,6 +121,7 @@ def write_card(
         architecture=architecture,
         classes=", ".join(class_names),
         research_only=RESEARCH_ONLY,
+        holds=_holds(metrics),
         height=record.preprocessing.height,
         width=record.preprocessing.width,
         crop=f"the square around the nucleus, {cell.scale} times its size" if cell else "the whole image",
@@ -193,6 +194,15 @@ def _how(training: TrainingRecord) -> str:
     return f"one validation set, {done} of the images{wanted}{chosen}"
 
 
+def _holds(metrics: BundleMetrics) -> str:
+    """Say in a line where the bundle was right, and how often: what a reader must know first."""
+    found = [(name, recorded.evaluation.image.accuracy.value) for name, recorded in metrics.evaluations.items()]
+    if not found:
+        return ""
+    shares = "; ".join(f"{name} {accuracy:.1%}" for name, accuracy in found)
+    return f" Share of images right: {shares}."
+
+
 def _levels(metrics: BundleMetrics) -> list[tuple[str, Level]]:
     """Return every evaluation, level by level, with what the tables call it."""
     parts: list[tuple[str, Evaluation]] = [("validation", metrics.validation)]
@@ -242,7 +252,10 @@ def _laboratories(data: DataRecord) -> str:
         for laboratory in data.laboratories
     ]
     head = ["", "", "| laboratory | images | taught as none of the classes | share |", "|---|---|---|---|"]
-    return "\n".join([*head, *rows])
+    credit_lines = [
+        f"- {laboratory.name}: {laboratory.credit}" for laboratory in data.laboratories if laboratory.credit
+    ]
+    return "\n".join([*head, *rows, *(["", "Images by:", "", *credit_lines] if credit_lines else [])])
 
 
 def _more(evaluations: Mapping[str, RecordedEvaluation]) -> str:

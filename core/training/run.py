@@ -389,6 +389,7 @@ class TrainingRun:
                     sources=data.source_counts(),
                     unknown=laboratory.unknown,
                     share=laboratory.share,
+                    credit=laboratory.credit,
                 )
                 for laboratory, data in parts
             ],

@@ -94,3 +94,15 @@ def test_blur_keeps_the_mean_and_takes_the_detail(pixels: torch.Tensor) -> None:
     torch.testing.assert_close(blurred.mean(), plain.mean(), atol=0.5, rtol=0)
     detail = [(picture[..., 1:] - picture[..., :-1]).abs().mean() for picture in (plain, blurred)]
     assert detail[1] < detail[0]
+
+
+def test_mild_views_change_by_a_third(pixels: torch.Tensor) -> None:
+    many = pixels.repeat(20, 1, 1, 1)
+    plain = many.permute(0, 3, 1, 2).float().mean((1, 2, 3))
+    change = {
+        share: (views(many, brightness=0.3, mild_share=share).mean((1, 2, 3)) / plain - 1).abs()
+        for share in (0.0, 0.5, 1.0)
+    }
+    assert change[1.0].max() <= 0.1 + 1e-3
+    assert change[0.0].max() > 0.15
+    assert change[1.0].median() < change[0.5].median() < change[0.0].median()
