@@ -23,13 +23,20 @@ _FEWEST_SOURCES = 4
 
 
 def fit_confidence(
-    logits: NDArray[np.floating], labels: NDArray[np.integer], *, risk: float = 0.05, ood_share: float = 0.01, on: str
+    logits: NDArray[np.floating],
+    labels: NDArray[np.integer],
+    *,
+    domains: NDArray[np.integer] | None = None,
+    risk: float = 0.05,
+    ood_share: float = 0.01,
+    on: str,
 ) -> Confidence:
     """Choose temperature and thresholds on images that were not trained on.
 
     Args:
         logits: What the network gives, (N, C).
         labels: Class indices (N,).
+        domains: Number of each image's laboratory (N,), where there are several: each then counts the same.
         risk: Error rate aimed at among the images that are not flagged low-confidence (selective
             classification, Geifman and El-Yaniv 2017, arXiv:1705.08500); at most a quarter is flagged.
         ood_share: Share of these images that is flagged out-of-distribution.
@@ -40,6 +47,9 @@ def fit_confidence(
         >>> probabilities = confidence.probabilities(logits)
     """
     classes = list(range(logits.shape[1]))
+    if domains is not None:
+        rows = _evened(domains)
+        logits, labels = logits[rows], labels[rows]
 
     def loss(log_temperature: float) -> float:
         probabilities = _divided_by(float(np.exp(log_temperature))).probabilities(logits)
@@ -58,7 +68,12 @@ def fit_confidence(
 
 
 def cross_fit_confidence(
-    logits: NDArray[np.floating], labels: NDArray[np.integer], sources: NDArray[np.integer], *, risk: float = 0.05
+    logits: NDArray[np.floating],
+    labels: NDArray[np.integer],
+    sources: NDArray[np.integer],
+    *,
+    domains: NDArray[np.integer] | None = None,
+    risk: float = 0.05,
 ) -> list[tuple[NDArray[np.int64], Confidence]]:
     """Choose temperature and thresholds for each half of the sources on the other half.
 
@@ -68,6 +83,7 @@ def cross_fit_confidence(
         logits: What the network gives, (N, C).
         labels: Class indices (N,).
         sources: Number of each image's source (N,).
+        domains: Number of each image's laboratory (N,), as in `fit_confidence`.
         risk: Error rate aimed at, as in `fit_confidence`.
 
     Returns:
@@ -79,9 +95,25 @@ def cross_fit_confidence(
         return []
     halves = StratifiedGroupKFold(2, shuffle=True, random_state=0).split(logits, labels, sources)
     return [
-        (rows, fit_confidence(logits[others], labels[others], risk=risk, on="the other half of the sources"))
+        (
+            rows,
+            fit_confidence(
+                logits[others],
+                labels[others],
+                domains=None if domains is None else domains[others],
+                risk=risk,
+                on="the other half of the sources",
+            ),
+        )
         for others, rows in halves
     ]
+
+
+def _evened(domains: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Return rows in which every laboratory stands as often as the largest: the others' are repeated."""
+    parts = [np.flatnonzero(domains == domain) for domain in np.unique(domains)]
+    most = max(map(len, parts))
+    return np.concatenate([np.resize(part, most) for part in parts])
 
 
 def _divided_by(temperature: float) -> Confidence:

@@ -258,6 +258,7 @@ class TrainingRun:
             held_out.logits[chosen],
             self.images.labels.numpy()[rows],
             self.images.sources.numpy()[rows],
+            domains=self._domains(rows),
             risk=self.settings.risk,
         )
         return self._predicted(held_out, np.flatnonzero(chosen), halves) if halves else None
@@ -325,10 +326,17 @@ class TrainingRun:
     def _choose_confidence(self, held_out: HeldOut, *, other: bool) -> Confidence:
         """Choose temperature and thresholds; `other` says that the scores are measured on other sources."""
         known = self.known(held_out.rows)
-        labels = self.images.labels.numpy()[held_out.rows][known]
+        rows = np.asarray(held_out.rows)[known]
+        labels = self.images.labels.numpy()[rows]
         how = "held out of training, of other sources than the measured ones" if other else held_out.how
         on = f"{len(labels)} images, {how}{' by source' if self.data.grouped and not other else ''}"
-        return fit_confidence(held_out.logits[known], labels, risk=self.settings.risk, on=on)
+        domains = self._domains(rows)
+        on += ", each laboratory's counted the same" if domains is not None else ""
+        return fit_confidence(held_out.logits[known], labels, domains=domains, risk=self.settings.risk, on=on)
+
+    def _domains(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """Return the number of each row's laboratory, where there are several."""
+        return None if self.images.domains is None else self.images.domains.numpy()[rows]
 
     def _measure(self, held_out: HeldOut, confidence: Confidence, *, other: bool) -> BundleMetrics:
         """Measure; where the measured images chose the confidence too, each half of the sources gets the other's."""

@@ -56,6 +56,18 @@ def test_the_flag_keeps_the_risk_that_was_asked_for() -> None:
     assert (probabilities.max(axis=1) < strict.min_confidence).mean() == pytest.approx(0.25, abs=0.001)
 
 
+def test_every_laboratory_counts_the_same_however_many_images_it_has() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(4_000, 4)) * 2
+    labels = np.array([rng.choice(4, p=row) for row in softmax(logits, axis=1)])
+    few = np.arange(4_000) >= 3_600  # a laboratory of which the network is too sure
+    logits[few] *= 4
+    evened = fit_confidence(logits, labels, domains=few.astype(int), on="a simulation")
+    rows = np.concatenate([np.flatnonzero(~few), np.tile(np.flatnonzero(few), 9)])
+    assert evened == fit_confidence(logits[rows], labels[rows], on="a simulation")
+    assert evened.temperature > fit_confidence(logits, labels, on="a simulation").temperature + 0.2
+
+
 def views(sources: int, per_source: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Logits, labels and sources of a network that is overconfident: views of one source share their fate."""
     logits = np.repeat(rng.normal(size=(sources, 4)) * 3, per_source, axis=0)
