@@ -56,9 +56,10 @@ tags: [white-blood-cells, microscopy, {architecture}, leukoray]
 
 `{architecture}` that classifies one white blood cell per image: {classes}.
 
-**{research_only}**{holds} Another stain, camera or magnification than it was trained on can make it fail without a sign
-on a single image; slides that are as a whole unlike the training images are marked `unfamiliar`. It knows no other cell
-types: whatever else is in a picture gets one of these names, flagged at best.
+**{research_only}**{holds}
+
+Another stain, camera or magnification than it was trained on can make it fail without a sign{unfamiliar}. It knows no
+other cell types: whatever else is in a picture gets one of these names, flagged at best.
 
 ## Input
 
@@ -89,6 +90,9 @@ Temperature {temperature:.3f}. A cell is flagged `low-confidence` below {min_con
 rate of {risk:.0%} among the others, and `out-of-distribution` above a score of {max_ood:.2f}. Chosen on
 {chosen_on}.
 """
+
+_UNFAMILIAR = """ on a
+single image; slides whose stain as a whole is unlike the training images' are marked `unfamiliar`"""
 
 _TRAINING = """Recipe `{recipe}`, starting weights `{weights}`, {epochs} epochs, seed {seed}.
 {training:,} training images; {validation:,} images of {sources:,} {units} were predicted by
@@ -122,6 +126,7 @@ def write_card(
         classes=", ".join(class_names),
         research_only=RESEARCH_ONLY,
         holds=_holds(metrics),
+        unfamiliar=_UNFAMILIAR if record.familiarity else "",
         height=record.preprocessing.height,
         width=record.preprocessing.width,
         crop=f"the square around the nucleus, {cell.scale} times its size" if cell else "the whole image",
