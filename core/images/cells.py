@@ -71,6 +71,10 @@ class CellFinder(Settings):
     scale: float = Field(
         1.9, gt=0.5, le=10, description="side of the square, in multiples of the nucleus's longer side"
     )
+    beyond: bool = Field(
+        False,
+        description="keep the cell in the middle of the square, which is mirrored where it reaches past the image",
+    )
 
     def box(self, rgb: NDArray[np.uint8]) -> Box | None:
         """Find the square around the white cell.
@@ -79,8 +83,8 @@ class CellFinder(Settings):
             rgb: Image, (H, W, 3) uint8.
 
         Returns:
-            A square of whole pixels, `scale` times the nucleus's longer side, centred on the nucleus as far
-            as the image reaches, or None where there is no nucleus.
+            A square of whole pixels, `scale` times the nucleus's longer side, centred on the nucleus (as far
+            as the image reaches, unless it may go `beyond`), or None where there is no nucleus.
         """
         nucleus = find_nucleus(rgb, self.method)
         return None if nucleus is None else self._around(nucleus, rgb)
@@ -96,15 +100,10 @@ class CellFinder(Settings):
             A square of whole pixels as large as `box` would be for a nucleus of usual size, centred on the cell as
             far as the image reaches.
         """
-        return _square(rgb, marked, self.scale / _CELL_TO_NUCLEUS)
+        return _square(rgb, marked, self.scale / _CELL_TO_NUCLEUS, beyond=self.beyond)
 
     def _around(self, nucleus: Box, rgb: NDArray[np.uint8]) -> Box:
-        height, width = rgb.shape[:2]
-        side = self.scale * max(nucleus.right - nucleus.left, nucleus.bottom - nucleus.top)
-        side = float(min(round(side), height, width))
-        left = _inside(round((nucleus.left + nucleus.right - side) / 2), width - side)
-        top = _inside(round((nucleus.top + nucleus.bottom - side) / 2), height - side)
-        return Box(left, top, left + side, top + side)
+        return _square(rgb, nucleus, self.scale, beyond=self.beyond)
 
 
 def surroundings(rgb: NDArray[np.uint8], box: Box | None) -> NDArray[np.uint8]:
@@ -277,12 +276,17 @@ def _main_group(mask: NDArray[np.uint8]) -> tuple[int, int, int, int] | None:
     return left, top, left + width, top + height
 
 
-def _square(rgb: NDArray[np.uint8], box: Box, scale: float) -> Box:
-    """Return the square of whole pixels around a box, `scale` times its longer side, as far as the image reaches."""
+def _square(rgb: NDArray[np.uint8], box: Box, scale: float, *, beyond: bool = False) -> Box:
+    """Return the square of whole pixels around a box, `scale` times its longer side, no larger than the image.
+
+    It stays inside the image, off the box's middle if need be, unless it may go `beyond`.
+    """
     height, width = rgb.shape[:2]
-    side = min(round(scale * max(box.right - box.left, box.bottom - box.top)), height, width)
-    left = int(_inside((box.left + box.right - side) / 2, width - side))
-    top = int(_inside((box.top + box.bottom - side) / 2, height - side))
+    side = float(min(round(scale * max(box.right - box.left, box.bottom - box.top)), height, width))
+    left = float(round((box.left + box.right - side) / 2))
+    top = float(round((box.top + box.bottom - side) / 2))
+    if not beyond:
+        left, top = _inside(left, width - side), _inside(top, height - side)
     return Box(left, top, left + side, top + side)
 
 

@@ -31,7 +31,8 @@ class Prepared:
 
     Attributes:
         pixels: Network input before normalisation, (height, width, 3) uint8.
-        box: Part of the image that `pixels` shows, in pixels of the image.
+        box: Part of the image that `pixels` shows, in pixels of the image; where the record lets it, it reaches past
+            the image, which is mirrored there.
         found: False where the record asks for the white cell and none was found.
     """
 
@@ -148,6 +149,7 @@ def _resize(rgb: NDArray[np.uint8], box: Box, width: int, height: int) -> NDArra
     Where a box of whole pixels is enlarged there is nothing to antialias, and OpenCV gives the same
     within a level or two in a tenth of the time. Pillow gets only the pixels that its filter can reach.
     """
+    rgb, box = _mirrored(rgb, box)
     if box.right - box.left <= width and box.bottom - box.top <= height and all(edge == int(edge) for edge in box):
         whole = rgb[int(box.top) : int(box.bottom), int(box.left) : int(box.right)]
         return np.asarray(cv2.resize(whole, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
@@ -158,3 +160,14 @@ def _resize(rgb: NDArray[np.uint8], box: Box, width: int, height: int) -> NDArra
     inside = (box.left - left, box.top - top, box.right - left, box.bottom - top)
     image = Image.fromarray(np.ascontiguousarray(part))
     return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box=inside))
+
+
+def _mirrored(rgb: NDArray[np.uint8], box: Box) -> tuple[NDArray[np.uint8], Box]:
+    """Return an image in which the box lies, mirrored where it reaches past the given one, and the box in it."""
+    height, width = rgb.shape[:2]
+    left, top = max(0, math.ceil(-box.left)), max(0, math.ceil(-box.top))
+    right, bottom = max(0, math.ceil(box.right - width)), max(0, math.ceil(box.bottom - height))
+    if not any((left, top, right, bottom)):
+        return rgb, box
+    padded = cv2.copyMakeBorder(rgb, top, bottom, left, right, cv2.BORDER_REFLECT_101)
+    return np.asarray(padded, np.uint8), Box(box.left + left, box.top + top, box.right + left, box.bottom + top)

@@ -11,6 +11,7 @@ import pytest
 from core.images.cells import Box, CellFinder, find_nucleus
 from core.images.decoder import decode
 from core.images.drawings import CLASS_NAMES, draw_field
+from core.images.preprocessing import Preprocessing, crop_with_margin
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -111,3 +112,31 @@ def test_a_marked_cell_is_cut_out_by_its_own_size() -> None:
     near_the_edge = CellFinder(scale=2.6).box_around(field, Box(0, 0, 80, 80))
     assert near_the_edge == Box(0, 0, 160, 160)
     assert CellFinder(scale=2.6).box_around(field, Box(0, 0, 900, 600)) == Box(150, 0, 750, 600)
+
+
+def test_a_cell_at_the_edge_stays_in_the_middle_where_the_square_may_go_beyond(fields: list[np.ndarray]) -> None:
+    rgb = np.ascontiguousarray(fields[0])
+    inside, nucleus = CellFinder(scale=2.0).box(rgb), find_nucleus(rgb)
+    assert inside is not None
+    assert nucleus is not None
+    cut = np.ascontiguousarray(rgb[int(nucleus.top) :, int(nucleus.left) :])  # the nucleus in the corner
+    finder = CellFinder(scale=2.0, beyond=True)
+    box = finder.box(cut)
+    assert box is not None
+    found = find_nucleus(cut)
+    assert found is not None
+    assert (box.left + box.right) / 2 == pytest.approx((found.left + found.right) / 2, abs=1)
+    assert (box.top + box.bottom) / 2 == pytest.approx((found.top + found.bottom) / 2, abs=1)
+    assert min(box.left, box.top) < 0
+    side = int(box.right - box.left)
+    prepared = Preprocessing(height=side, width=side, cell=finder).prepare(cut)
+    pad = int(max(-box.left, -box.top))
+    mirrored = np.pad(cut, ((pad, pad), (pad, pad), (0, 0)), "reflect")
+    left, top = int(box.left) + pad, int(box.top) + pad
+    np.testing.assert_array_equal(prepared.pixels, mirrored[top : top + side, left : left + side])
+    wide = crop_with_margin(cut, Preprocessing(height=side, width=side, cell=finder), 1.25, prepared.box)
+    assert wide.shape == (round(side * 1.25), round(side * 1.25), 3)
+    margin = (wide.shape[0] - side) // 2
+    middle = wide[margin : margin + side, margin : margin + side].astype(int)
+    assert np.abs(middle - prepared.pixels).mean() < 6
+    assert CellFinder(scale=2.0).box(rgb) == inside, "without it the square stays inside"
