@@ -262,7 +262,7 @@ def test_a_bad_recipe_is_refused(content: str, tmp_path: Path) -> None:
         load_recipe("unheard-of")
 
 
-def start_settings(data: Path, start: Path, out: Path, **options: object) -> TrainSettings:
+def start_settings(data: Path, start: Path | None, out: Path, **options: object) -> TrainSettings:
     """What a user gives to adapt a bundle to cells of their own, and fewer steps."""
     given = {"data": data, "start": start, "out": out, "samples": 0, "epochs": 1, "samples_per_epoch": 64}
     return TrainSettings.model_validate(given | options)
@@ -295,5 +295,5 @@ def test_options_that_a_start_decides_are_refused(trained: Path, tmp_path: Path)
     with pytest.raises(DataError, match=r"does not know BASOPHIL; give each as --unknown"):
         train(start_settings(cells, trained, tmp_path / "new"))
     with pytest.raises(SettingsError, match="preprocessing"):
-        train(start_settings(cells, trained, tmp_path / "new", start=None, recipe="adapt"))
+        train(start_settings(cells, None, tmp_path / "new", recipe="adapt"))
     assert not (tmp_path / "new").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +119,9 @@ def test_a_registry_that_dies_is_made_again() -> None:
         state = await second.call("read", "two")
         assert (state.accepted, state.refused.bundle, state.served_elsewhere) == (accepted, "/models/b", {"a"})
         ray.kill(first._actor)
+        with contextlib.suppress(ray.exceptions.RayActorError):  # the order to die is on its way
+            while True:
+                await first._actor.__ray_ready__.remote()
         assert (await second.call("read", "two")).accepted is None
         assert (await first.call("report", "one", accepted)).accepted == accepted
         assert (await second.call("read", "two")).accepted == accepted
