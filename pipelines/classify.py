@@ -80,7 +80,9 @@ def classify(settings: ClassifySettings) -> int:
     source, run = open_folder(settings.slides, patience), RunFolder(open_folder(settings.out, patience))
     if cluster_address(settings.address):
         refuse_recorded_secrets(source.location, run.folder.location)
-    record = open_run(source, run, _arguments(settings, source), _bundle(settings, bundle), resume=settings.resume)
+    record = open_run(
+        source, run, _arguments(settings, source), _bundle(str(settings.model), bundle), resume=settings.resume
+    )
     if record.state == "finished":
         say(f"{run.folder.shown} is finished already.")
         return conclude(run, record, settings.max_error_rate)
@@ -121,7 +123,7 @@ def _work(
         say(f"{images.images:,} images; {workers}, {threads}; bundle {bundle.id[:12]}")
         if settings.adapt:
             bundle = adapt_for_run(bundle, source, run, images)
-            journal.write(adapted=_bundle(settings, bundle), adaptation=bundle.record.adaptation)
+            journal.write(adapted=_bundle(run.folder.show("bundle"), bundle), adaptation=bundle.record.adaptation)
         wait_for_room(plan, say, settings.wait)
         worker = WorkerSettings.of_run(source, run, journal.record.arguments, plan)
         classify_parts(run, images, bundle, worker, plan, journal)
@@ -134,8 +136,8 @@ def _arguments(settings: ClassifySettings, source: Folder) -> RunArguments:
     return RunArguments(slides=source.shown, **{name: getattr(settings, name) for name in names})
 
 
-def _bundle(settings: ClassifySettings, bundle: Bundle) -> RunBundle:
-    return RunBundle(path=str(settings.model), id=bundle.id, classes=tuple(bundle.class_names))
+def _bundle(path: str, bundle: Bundle) -> RunBundle:
+    return RunBundle(path=path, id=bundle.id, classes=tuple(bundle.class_names))
 
 
 def main() -> int:

@@ -87,7 +87,7 @@ class CellFinder(Settings):
             as the image reaches, unless it may go `beyond`), or None where there is no nucleus.
         """
         nucleus = find_nucleus(rgb, self.method)
-        return None if nucleus is None else self._around(nucleus, rgb)
+        return None if nucleus is None else _square(rgb, nucleus, self.scale, beyond=self.beyond)
 
     def box_around(self, rgb: NDArray[np.uint8], marked: Box) -> Box:
         """Return the square around a white cell that was marked in a field: its size is known, and not looked for.
@@ -101,9 +101,6 @@ class CellFinder(Settings):
             far as the image reaches.
         """
         return _square(rgb, marked, self.scale / _CELL_TO_NUCLEUS, beyond=self.beyond)
-
-    def _around(self, nucleus: Box, rgb: NDArray[np.uint8]) -> Box:
-        return _square(rgb, nucleus, self.scale, beyond=self.beyond)
 
 
 def surroundings(rgb: NDArray[np.uint8], box: Box | None) -> NDArray[np.uint8]:

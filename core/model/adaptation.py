@@ -9,6 +9,7 @@ type alone, do not take the network away from what it knows.
 from __future__ import annotations
 
 import copy
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,9 +18,13 @@ from torch import nn
 from core.errors import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
-__all__ = ["adapt_statistics"]
+    from core.images.preprocessing import Preprocessing
+
+__all__ = ["adapt_statistics", "even_batches"]
+
+_BATCH = 64
 
 
 def adapt_statistics(network: nn.Module, batches: Iterable[torch.Tensor], share: float) -> nn.Module:
@@ -55,6 +60,16 @@ def adapt_statistics(network: nn.Module, batches: Iterable[torch.Tensor], share:
         )
         norm.momentum = momentum
     return adapted.eval()
+
+
+def even_batches(pixels: torch.Tensor, preprocessing: Preprocessing) -> Iterator[torch.Tensor]:
+    """Yield inputs for `adapt_statistics` in batches of nearly one size: the statistics are the mean over batches.
+
+    Args:
+        pixels: What `Preprocessing.prepare` gives, stacked, (N, H, W, 3) uint8.
+        preprocessing: The record that they were prepared with.
+    """
+    yield from map(preprocessing.normalise, pixels.tensor_split(math.ceil(len(pixels) / _BATCH)))
 
 
 def _statistics(norm: nn.BatchNorm2d) -> dict[str, torch.Tensor]:

@@ -26,7 +26,7 @@ CALIBRATION = {
 }
 """What a reader must know of the validation's calibration error, by `BundleMetrics.calibration`."""
 
-_ADAPTED = """---
+_HEAD = """---
 library_name: timm
 pipeline_tag: image-classification
 tags: [white-blood-cells, microscopy, {architecture}, leukoray]
@@ -36,7 +36,11 @@ tags: [white-blood-cells, microscopy, {architecture}, leukoray]
 
 `{architecture}` that classifies one white blood cell per image: {classes}.
 
-**{research_only}**
+**{research_only}**"""
+
+_ADAPTED = (
+    _HEAD
+    + """
 
 Adapted from the bundle {bundle} to {images:,} unlabelled images of {slides:,} slides: the statistics of its batch norms
 are, by {share:.0%}, those of these images. No other weight was changed.
@@ -45,18 +49,11 @@ are, by {share:.0%}, those of these images. No other weight was changed.
 come from does not hold for them. `leukoray evaluate FOLDER DATA` measures them on labelled images. Temperature and
 thresholds are those of that bundle.
 """
+)
 
-_CARD = """---
-library_name: timm
-pipeline_tag: image-classification
-tags: [white-blood-cells, microscopy, {architecture}, leukoray]
----
-
-# {name}
-
-`{architecture}` that classifies one white blood cell per image: {classes}.
-
-**{research_only}**{holds}
+_CARD = (
+    _HEAD
+    + """{holds}
 
 Another stain, camera or magnification than it was trained on can make it fail without a sign{unfamiliar}. It knows no
 other cell types: whatever else is in a picture gets one of these names, flagged at best.
@@ -90,6 +87,7 @@ Temperature {temperature:.3f}. A cell is flagged `low-confidence` below {min_con
 rate of {risk:.0%} among the others, and `out-of-distribution` above a score of {max_ood:.2f}. Chosen on
 {chosen_on}.
 """
+)
 
 _UNFAMILIAR = """ on a
 single image; slides whose stain as a whole is unlike the training images' are marked `unfamiliar`"""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-import math
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from core.errors import DataError, ImageError
 from core.images.decoder import MAX_BYTES
 from core.images.reading import prepare_image
-from core.model.adaptation import adapt_statistics
+from core.model.adaptation import adapt_statistics, even_batches
 from core.model.bundle import CONFIG, WEIGHTS, AdaptationRecord, Bundle, load_bundle, save_bundle
 from core.model.card import write_adapted_card
 from runtime.progress import say
@@ -36,7 +35,7 @@ FEWEST_IMAGES, MOST_IMAGES = 50, 512
 """Images with a white cell that adapting needs, and that it looks at."""
 SHARE = 0.5
 """Weight of the slides' statistics against the training images'."""
-_BATCH, _THREADS = 64, 2
+_THREADS = 2
 _KEPT = "bundle"
 """Folder of the adapted bundle in the run."""
 
@@ -70,7 +69,6 @@ def adapt_bundle(
         StorageError: The storage fails.
     """
     chosen = choose_images(entries, most)
-    preprocessing = bundle.record.preprocessing
     seen = [(entry, pixels) for entry, pixels in _read(source, chosen, bundle) if pixels is not None]
     if len(seen) < FEWEST_IMAGES:
         raise DataError(
@@ -79,9 +77,7 @@ def adapt_bundle(
             f" {FEWEST_IMAGES}.",
         )
     inputs = torch.from_numpy(np.stack([pixels for _, pixels in seen]))
-    parts = inputs.tensor_split(math.ceil(len(inputs) / _BATCH))  # of one size: the statistics are their mean
-    batches = (preprocessing.normalise(part) for part in parts)
-    network = adapt_statistics(bundle.network, batches, share)
+    network = adapt_statistics(bundle.network, even_batches(inputs, bundle.record.preprocessing), share)
     names = "\n".join(f"{entry.slide}\0{entry.image}" for entry, _ in seen)
     record = AdaptationRecord(
         bundle=bundle.id,

@@ -116,7 +116,7 @@ class TestRun:
         state = record(out)
         assert state.bundle.id == original.id
         assert state.adapted is not None
-        assert state.adapted.id == adapted.id
+        assert (state.adapted.id, state.adapted.path) == (adapted.id, str(out / "bundle"))
         assert state.adaptation == adapted.record.adaptation
         assert f"adapted to {state.adaptation.images}" in (out / "report" / "index.html").read_text()  # type: ignore[union-attr]
         (out / "predictions" / "part-00000001.parquet").unlink()  # as if the run had been killed before it
