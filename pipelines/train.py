@@ -12,8 +12,10 @@ import torch
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
+from core.data.laboratories import names_laboratories
 from core.errors import SettingsError
-from core.model.bundle import load_bundle
+from core.model.bundle import Bundle, load_bundle
+from core.model.replay import Replay
 from core.training.run import TrainingSettings
 from pipelines.training.networks import Networks
 from pipelines.training.samples import write_samples
@@ -40,6 +42,9 @@ class TrainSettings(TrainingSettings):
     start: Path | None = Field(None, description="bundle to start from: adapts it to these images (recipe adapt)")
     folds: int = Field(
         0, ge=0, le=20, description="train on everything, validate out of fold; 0: one validation set (--start: 4)"
+    )
+    leave_out_each: bool = Field(
+        False, description="train without each laboratory in turn as well: measured on it, and thresholds chosen by it"
     )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     threads: int | None = Field(None, ge=1, description="torch and decoding threads; otherwise all cores")
@@ -73,12 +78,21 @@ def train(settings: TrainSettings) -> int:
     start = load_bundle(settings.start) if settings.start else None
     if settings.folds == 1:
         raise SettingsError("one-fold", "One fold leaves nothing to train on; give --folds 0 or at least 2.")
+    if settings.leave_out_each and not names_laboratories(settings.data):
+        raise SettingsError("laboratories-options", "--leave-out-each needs a file of laboratories as DATA.")
     work = WorkFolder(settings.out, resume=settings.resume)
     torch.set_num_threads(settings.threads or torch.get_num_threads())
-    run = prepare_run(settings, device=settings.device, threads=torch.get_num_threads(), start=start)
+    run = prepare_run(
+        settings,
+        device=settings.device,
+        threads=torch.get_num_threads(),
+        start=start,
+        replay=_kept(settings.start, start) if settings.start and start else None,
+    )
     networks = Networks(run, work, resume=settings.resume)
     trained = networks.with_folds(settings.folds) if settings.folds else networks.with_validation()
-    bundle = run.write(settings.out, trained.network, trained.held_out, trained.facts)
+    away = networks.away() if settings.leave_out_each else None
+    bundle = run.write(settings.out, trained.network, trained.held_out, trained.facts, away=away)
     rows = trained.held_out.rows
     here = [row for row, known in zip(rows, run.known(rows), strict=True) if known]
     write_samples(settings.out / "samples", bundle, run, here, settings.samples)
@@ -86,6 +100,14 @@ def train(settings: TrainSettings) -> int:
         say(f"warning: {work.path} stays, since files that are not of this run lie in it: {rest[0].name}")
     say(f"bundle: {settings.out} ({bundle.id[:12]})")
     return 0
+
+
+def _kept(folder: Path, bundle: Bundle) -> Replay | None:
+    """Return what a bundle keeps of its own training images."""
+    if bundle.record.replay:
+        return Replay.load(folder, bundle.record.replay)
+    say("warning: the bundle keeps nothing of its own training images; what they taught it will fade")
+    return None
 
 
 def main() -> int:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from core.model.bundle import Bundle
+    from core.model.replay import Replay
     from core.training.run import TrainingSettings
 
 __all__ = ["prepare_run"]
@@ -23,6 +24,7 @@ def prepare_run(
     device: str,
     threads: int,
     start: Bundle | None = None,
+    replay: Replay | None = None,
     architectures: Collection[str] = (),
 ) -> TrainingRun:
     """Read and decode what a run learns from, and say what is there.
@@ -32,6 +34,7 @@ def prepare_run(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         threads: Number of threads that decode.
         start: Bundle that training starts from.
+        replay: What it keeps of its own training images.
         architectures: Architectures that will be used beside the recipe's.
 
     Raises:
@@ -47,6 +50,7 @@ def prepare_run(
             threads=threads,
             data=data,
             start=start,
+            replay=replay,
             architectures=architectures,
             on_image=progress.advance,
         )

@@ -33,6 +33,7 @@ from core.model.confidence import Confidence
 from core.model.familiarity import Familiarity
 from core.model.metrics import BundleMetrics
 from core.model.network import RESNET18, build_network, model_arguments
+from core.model.replay import ReplayRecord
 from core.settings import Settings, describe_problems, time_stamp
 from core.training.config import TrainingConfig
 
@@ -49,6 +50,7 @@ __all__ = [
     "BundleRecord",
     "DataRecord",
     "LaboratoryRecord",
+    "Remembered",
     "SearchTrial",
     "TrainingRecord",
     "load_bundle",
@@ -68,6 +70,14 @@ class SearchTrial(Settings):
     varied: dict[str, Any] = Field(description="settings that the search varied, with the trial's values")
 
 
+class Remembered(Settings):
+    """What is left of what the bundle knew that training started from, on images whose features it keeps."""
+
+    images: int = Field(description="stored images of known classes that were not shown in training")
+    before: int = Field(description="how many of them the starting bundle was right on")
+    after: int = Field(description="how many of them this bundle is right on")
+
+
 class TrainingRecord(TrainingConfig):
     """How a bundle was trained: the recipe's settings as they were used, and what the recipe does not say."""
 
@@ -83,6 +93,9 @@ class TrainingRecord(TrainingConfig):
     folds_asked: int | None = Field(None, description="folds asked for; more than `folds` where sources are few")
     validation_share: float | None = Field(None, description="share of the images held out, with one validation set")
     validation_share_asked: float | None = Field(None, description="share that was asked for")
+    remembered: Remembered | None = Field(
+        None, description="what the starting bundle's own images say, if it keeps any"
+    )
     search: SearchTrial | None = Field(None, description="the search that chose the settings, where one did")
 
 
@@ -104,6 +117,7 @@ class LaboratoryRecord(Settings):
     images: dict[str, int] = Field(description="images, or marked cells, per class; unknown classes after the known")
     sources: dict[str, int] = Field(description="named sources per class")
     unknown: list[str] = Field(description="classes that were taught as none of the known ones")
+    unlabelled: list[str] = Field([], description="classes that do not say which type a cell is of")
     share: float = Field(description="how often its images were drawn, relative to the others'")
     credit: str = Field("", description="who the images are by, and their licence")
 
@@ -143,6 +157,7 @@ class BundleRecord(Settings):
     data: Annotated[DataRecord | None, BeforeValidator(_none_if_empty)] = Field(
         None, description="the images it was trained on; none where they are not known"
     )
+    replay: ReplayRecord | None = Field(None, description="features of training images that it keeps, if any")
     adaptation: AdaptationRecord | None = Field(None, description="the unlabelled images it was adapted to, if any")
     versions: dict[str, str] = Field(default_factory=dict, description="versions of the software that made it")
     created: str = Field("", description="time of its making, ISO 8601, UTC")

@@ -9,8 +9,9 @@ if TYPE_CHECKING:
 
     from core.evaluation.record import NotebookSplit, RecordedEvaluation, UnknownTypes
     from core.evaluation.scores import Evaluation, Interval, Level
-    from core.model.bundle import AdaptationRecord, Bundle, BundleRecord, DataRecord, TrainingRecord
+    from core.model.bundle import AdaptationRecord, Bundle, BundleRecord, DataRecord, Remembered, TrainingRecord
     from core.model.metrics import BundleMetrics
+    from core.model.replay import ReplayRecord
 
 __all__ = ["CALIBRATION", "RESEARCH_ONLY", "write_adapted_card", "write_card"]
 
@@ -83,9 +84,8 @@ independent. {calibration}
 {more}
 ## Confidence
 
-Temperature {temperature:.3f}. A cell is flagged `low-confidence` below {min_confidence:.3f}, aiming at an error
-rate of {risk:.0%} among the others, and `out-of-distribution` above a score of {max_ood:.2f}. Chosen on
-{chosen_on}.
+Temperature {temperature:.3f}. A cell is flagged `low-confidence` below {min_confidence:.3f}{aim}, and
+`out-of-distribution` above a score of {max_ood:.2f}. Chosen on {chosen_on}.
 """
 )
 
@@ -97,7 +97,7 @@ _TRAINING = """Recipe `{recipe}`, starting weights `{weights}`, {epochs} epochs,
 networks that had not seen {unit} ({how}).
 Images per class: {images}; different sources per class: {source_counts}.
 {left_out:,} images were left out: unreadable, without a named source, or set aside since a test set shows their
-cell.{further}{laboratories}"""
+cell.{further}{laboratories}{replay}"""
 
 
 def write_card(
@@ -128,7 +128,9 @@ def write_card(
         height=record.preprocessing.height,
         width=record.preprocessing.width,
         crop=f"the square around the nucleus, {cell.scale} times its size" if cell else "the whole image",
-        training=_training(record.training, record.data) if record.training and record.data else "Not recorded.",
+        training=_training(record.training, record.data, record.replay)
+        if record.training and record.data
+        else "Not recorded.",
         calibration=CALIBRATION[metrics.calibration],
         headings=" | ".join(class_names),
         rules="---|" * len(class_names),
@@ -137,7 +139,9 @@ def write_card(
         more=_more(metrics.evaluations),
         temperature=confidence.temperature,
         min_confidence=confidence.min_confidence,
-        risk=confidence.risk,
+        aim=f", aiming at an error rate of {confidence.risk:.0%} among the others"
+        if confidence.risk
+        else ", so that a fifth of the cells of a laboratory that it does not know is flagged in all",
         max_ood=confidence.max_ood,
         chosen_on=confidence.chosen_on,
     )
@@ -163,7 +167,7 @@ def write_adapted_card(name: str, bundle: Bundle, adaptation: AdaptationRecord) 
     )
 
 
-def _training(training: TrainingRecord, data: DataRecord) -> str:
+def _training(training: TrainingRecord, data: DataRecord, replay: ReplayRecord | None) -> str:
     return _TRAINING.format(
         recipe=training.recipe,
         weights=training.weights,
@@ -180,7 +184,24 @@ def _training(training: TrainingRecord, data: DataRecord) -> str:
         source_counts=_counts(data.sources) if any(data.sources.values()) else "not named",
         further=_further(data),
         laboratories=_laboratories(data),
+        replay=_replay(training.remembered, replay),
     )
+
+
+def _replay(remembered: Remembered | None, kept: ReplayRecord | None) -> str:
+    """Say what is left of what the starting bundle knew, and what this one keeps for the next."""
+    text = ""
+    if remembered:
+        text += (
+            f"\n\nOf what the starting bundle had learned it is right on {remembered.after} of {remembered.images} stored"
+            f" images that were not shown again; the starting bundle was right on {remembered.before}."
+        )
+    if kept:
+        text += (
+            f"\n\n`replay.safetensors` holds inner features (`{kept.layer}`) of {kept.images:,} training images: they are"
+            " shown again where training starts from this bundle, and are not needed to classify."
+        )
+    return text
 
 
 def _how(training: TrainingRecord) -> str:
@@ -199,10 +220,11 @@ def _how(training: TrainingRecord) -> str:
 
 def _holds(metrics: BundleMetrics) -> str:
     """Say in a line where the bundle was right, and how often: what a reader must know first."""
-    found = [(name, recorded.evaluation.image.accuracy.value) for name, recorded in metrics.evaluations.items()]
+    found = {name: recorded.evaluation for name, recorded in metrics.evaluations.items()}
+    found |= {f"{name}, had it never been seen in training,": part for name, part in metrics.away.items()}
     if not found:
         return ""
-    shares = "; ".join(f"{name} {accuracy:.1%}" for name, accuracy in found)
+    shares = "; ".join(f"{name} {part.image.accuracy.value:.1%}" for name, part in found.items())
     return f" Share of images right: {shares}."
 
 
@@ -212,6 +234,7 @@ def _levels(metrics: BundleMetrics) -> list[tuple[str, Level]]:
     if metrics.validation_further:
         parts.append(("validation, further data", metrics.validation_further))
     parts += [(f"validation, {name}", evaluation) for name, evaluation in metrics.laboratories.items()]
+    parts += [(f"never seen, {name}", evaluation) for name, evaluation in metrics.away.items()]
     parts += [(name, recorded.evaluation) for name, recorded in metrics.evaluations.items()]
     levels: list[tuple[str, Level]] = []
     for name, evaluation in parts:
@@ -258,6 +281,8 @@ def _laboratories(data: DataRecord) -> str:
     credit_lines = [
         f"- {laboratory.name}: {laboratory.credit}" for laboratory in data.laboratories if laboratory.credit
     ]
+    if without := [laboratory.name for laboratory in data.laboratories if laboratory.unlabelled]:
+        rows += ["", f"No label of {', '.join(without)} was used: its cells are what the network itself is sure of."]
     return "\n".join([*head, *rows, *(["", "Images by:", "", *credit_lines] if credit_lines else [])])
 
 

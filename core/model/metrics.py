@@ -35,6 +35,9 @@ class BundleMetrics(Settings):
     laboratories: dict[str, Evaluation] = Field(
         default={}, description="the same images by laboratory, where there are several"
     )
+    away: dict[str, Evaluation] = Field(
+        default={}, description="each laboratory by a network that never saw it, thresholds by the others left out"
+    )
     calibration: Literal["same-images", "cross-fitted", "other-sources"] = Field(
         "same-images",
         description="which images chose the temperature and the thresholds behind the two: the measured ones; for each"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -14,10 +14,14 @@ from core.model.confidence import Confidence, energy
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["cross_fit_confidence", "fit_confidence"]
+__all__ = ["Answers", "cross_fit_confidence", "fit_confidence", "fit_confidence_away"]
 
 _MOST_FLAGGED = 0.25
 """Largest share of the images that is flagged low-confidence, whatever the risk aimed at."""
+_AWAY_FLAGGED = 0.2
+"""Share of a left-out laboratory's cells that is flagged."""
+_AWAY_UNLIKE = 0.05
+"""Share of a left-out laboratory's cells that is flagged out-of-distribution."""
 _FEWEST_SOURCES = 4
 """Sources that the scarcest class needs, so that each half of a cross-fit has two of them."""
 
@@ -46,23 +50,62 @@ def fit_confidence(
         >>> confidence = fit_confidence(logits, labels, on="312 images, held out of training by source")
         >>> probabilities = confidence.probabilities(logits)
     """
-    classes = list(range(logits.shape[1]))
     if domains is not None:
         rows = _evened(domains)
         logits, labels = logits[rows], labels[rows]
-
-    def loss(log_temperature: float) -> float:
-        probabilities = _divided_by(float(np.exp(log_temperature))).probabilities(logits)
-        return float(log_loss(labels, np.clip(probabilities, 1e-12, 1), labels=classes))
-
-    fitted: Any = minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded")
-    temperature = float(np.exp(fitted.x))
+    temperature = _temperature(logits, labels)
     probabilities = _divided_by(temperature).probabilities(logits)
     return Confidence(
         temperature=temperature,
         min_confidence=_threshold(probabilities.max(axis=1), probabilities.argmax(axis=1) != labels, risk),
         risk=risk,
         max_ood=float(np.quantile(energy(logits), 1 - ood_share)),
+        chosen_on=on,
+    )
+
+
+class Answers(NamedTuple):
+    """What networks said of images of known classes that they were not trained on.
+
+    Attributes:
+        logits: (N, C).
+        labels: Class indices (N,).
+        domains: Number of each image's laboratory (N,).
+    """
+
+    logits: NDArray[np.floating]
+    labels: NDArray[np.integer]
+    domains: NDArray[np.integer]
+
+    def select(self, rows: NDArray[np.bool_]) -> Answers:
+        """Return some of them, by a mask (N,)."""
+        return Answers(self.logits[rows], self.labels[rows], self.domains[rows])
+
+
+def fit_confidence_away(home: Answers, away: Answers, *, on: str) -> Confidence:
+    """Choose temperature and thresholds for laboratories that the network does not know.
+
+    A fifth of a left-out laboratory's cells is flagged: the twentieth that is least like the training images, and
+    the least certain of the rest. The temperature fits known and left-out laboratories, each counted the same.
+
+    Args:
+        home: Answers to held-out images of laboratories that were trained on.
+        away: Answers to laboratories by networks that never saw them.
+        on: Words that say which images these are.
+    """
+    rows = _evened(away.domains)
+    both = _evened(np.concatenate([home.domains, away.domains + home.domains.max() + 1]))
+    logits, labels = (np.concatenate(pair)[both] for pair in zip(home[:2], away[:2], strict=True))
+    temperature = _temperature(logits, labels)
+    confident = _divided_by(temperature).probabilities(away.logits[rows]).max(axis=1)
+    unlike = energy(away.logits[rows])
+    max_ood = float(np.quantile(unlike, 1 - _AWAY_UNLIKE))
+    rest = confident[unlike <= max_ood]
+    return Confidence(
+        temperature=temperature,
+        min_confidence=float(np.quantile(rest, (_AWAY_FLAGGED - _AWAY_UNLIKE) / (1 - _AWAY_UNLIKE))),
+        risk=0.0,
+        max_ood=max_ood,
         chosen_on=on,
     )
 
@@ -114,6 +157,18 @@ def _evened(domains: NDArray[np.integer]) -> NDArray[np.int64]:
     parts = [np.flatnonzero(domains == domain) for domain in np.unique(domains)]
     most = max(map(len, parts))
     return np.concatenate([np.resize(part, most) for part in parts])
+
+
+def _temperature(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
+    """Return the temperature with the smallest log loss."""
+    classes = list(range(logits.shape[1]))
+
+    def loss(log_temperature: float) -> float:
+        probabilities = _divided_by(float(np.exp(log_temperature))).probabilities(logits)
+        return float(log_loss(labels, np.clip(probabilities, 1e-12, 1), labels=classes))
+
+    fitted: Any = minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded")
+    return float(np.exp(fitted.x))
 
 
 def _divided_by(temperature: float) -> Confidence:

@@ -31,6 +31,9 @@ class TrainingConfig(Settings):
     keep: Literal["best", "last"] = Field(
         "best", description="weights to keep: of the best validation loss, or of the last epoch (for one-cycle)"
     )
+    mild_last: float = Field(
+        0.0, ge=0, le=1, description="share of the epochs, the last ones, in which every view is a mild one"
+    )
     mixstyle: float = Field(
         0.0, ge=0, le=10, description="beta parameter of mixing the early features' styles between images; 0: none"
     )
@@ -48,7 +51,18 @@ class TrainingConfig(Settings):
         "none", description="draw images evenly, by class, or by class, laboratory and source"
     )
     outlier_share: float = Field(
-        0.1, ge=0, lt=1, description="share of the images drawn that are outliers, where there are any"
+        0.1, ge=0, lt=1, description="share of the labelled images drawn that are outliers, where there are any"
+    )
+    unlabelled_share: float = Field(
+        0.1, ge=0, lt=1, description="share of the images drawn that have no label, where there are any"
+    )
+    replay: int = Field(
+        0,
+        ge=0,
+        description="training images whose inner features the bundle keeps, to be shown again when it is adapted",
+    )
+    replay_weight: float = Field(
+        0.1, ge=0, description="weight of the loss that keeps the answers to them, where training starts from a bundle"
     )
     seed: int = Field(0, ge=0, description="seed of weights, order and augmentation")
     augmentation: Augmentation = Field(

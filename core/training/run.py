@@ -12,19 +12,31 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from core.data.image_set import OUTLIER
+from core.data.image_set import UNLABELLED
 from core.data.laboratories import DataSettings, TrainingData
+from core.data.sampling import sampling_weights
+from core.errors import SettingsError
 from core.evaluation.plots import confusion_png, curves_png
 from core.evaluation.scores import Evaluation, Predicted, evaluate
-from core.model.bundle import Bundle, BundleRecord, DataRecord, LaboratoryRecord, TrainingRecord, save_bundle
+from core.model.bundle import (
+    Bundle,
+    BundleRecord,
+    DataRecord,
+    LaboratoryRecord,
+    Remembered,
+    TrainingRecord,
+    save_bundle,
+)
 from core.model.card import write_card
 from core.model.confidence import energy
 from core.model.familiarity import Familiarity, fit_familiarity
 from core.model.metrics import BundleMetrics, EpochRecord
 from core.model.network import build_network
 from core.model.predictor import choose_device
-from core.training.calibration import cross_fit_confidence, fit_confidence
+from core.model.replay import REPLAY, Replay, record_replay
+from core.training.calibration import Answers, cross_fit_confidence, fit_confidence, fit_confidence_away
 from core.training.recipe import Recipe, load_recipe
+from core.training.rehearsal import remembered
 from core.training.trainer import Trainer, predict_logits
 
 if TYPE_CHECKING:
@@ -112,6 +124,7 @@ class TrainingRun:
         starts: Weights that networks start from, by architecture.
         device: Torch device.
         origin: Words that say which weights these are.
+        replay: What the starting bundle keeps of its own training images, if anything.
     """
 
     settings: TrainingSettings
@@ -121,6 +134,7 @@ class TrainingRun:
     starts: Mapping[str, Mapping[str, torch.Tensor]]
     device: str
     origin: str
+    replay: Replay | None = None
 
     @classmethod
     def prepare(
@@ -131,6 +145,7 @@ class TrainingRun:
         threads: int = 2,
         data: TrainingData | None = None,
         start: Bundle | None = None,
+        replay: Replay | None = None,
         architectures: Collection[str] = (),
         on_image: Callable[[], object] | None = None,
     ) -> TrainingRun:
@@ -142,6 +157,7 @@ class TrainingRun:
             threads: Number of threads that decode.
             data: The data sets, where they have been read before.
             start: Bundle that training starts from, instead of the weights that the settings name.
+            replay: What that bundle keeps of its own training images.
             architectures: Architectures that will be used beside the recipe's.
             on_image: Called after each image.
 
@@ -162,7 +178,7 @@ class TrainingRun:
             starts[architecture] = copy.deepcopy(network.state_dict())
         images = data.load(recipe.preprocessing, recipe.training.augmentation.margin, threads, on_image)
         origin = f"bundle {start.id[:12]}" if start else settings.weights
-        return cls(settings, recipe, data, images, starts, str(chosen), origin)
+        return cls(settings, recipe, data, images, starts, str(chosen), origin, replay)
 
     def split(self) -> tuple[list[int], list[int]]:
         """Return the rows to train on and those to validate on, apart by source.
@@ -171,6 +187,25 @@ class TrainingRun:
             DataError: With code ``too-few-sources``.
         """
         return self.data.split(self.images, self.settings.validation_share, self.settings.seed)
+
+    def without_each(self) -> dict[str, tuple[list[int], list[int]]]:
+        """Return, for each laboratory with images of known classes, the rows of the others and its own labelled ones.
+
+        Raises:
+            SettingsError: With code ``one-laboratory`` where there are no others.
+        """
+        labels = self.images.labels
+        domains = torch.zeros_like(labels) if self.images.domains is None else self.images.domains
+        sides: dict[str, tuple[list[int], list[int]]] = {}
+        for number, laboratory in enumerate(self.data.laboratories):
+            own = domains == number
+            if not bool((own & (labels >= 0)).any()):
+                continue
+            rest = (~own).nonzero()[:, 0].tolist()
+            if not bool((~own & (labels >= 0)).any()):
+                raise SettingsError("one-laboratory", f"Without {laboratory.name} no labelled laboratory is left.")
+            sides[laboratory.name] = (rest, (own & (labels != UNLABELLED)).nonzero()[:, 0].tolist())
+        return sides
 
     def left_out(self, rows: list[int]) -> int:
         """Count the images that are not among `rows`: unreadable, unnamed, or set aside."""
@@ -182,7 +217,7 @@ class TrainingRun:
         chosen: list[int] = []
         for row in validation:
             source = int(self.images.sources[row])
-            if int(self.images.labels[row]) != OUTLIER and seen[source] < _WATCHED_PER_SOURCE:
+            if int(self.images.labels[row]) >= 0 and seen[source] < _WATCHED_PER_SOURCE:
                 chosen.append(row)
             seen[source] += 1
         return self.images.select(chosen)
@@ -212,6 +247,7 @@ class TrainingRun:
             device=self.device,
             checkpoint=checkpoint,
             origin=f"weights {self.origin}, recipe {self.settings.recipe}, {name}",
+            replay=self.replay,
         )
 
     def network(self, state: Mapping[str, torch.Tensor] | None = None) -> nn.Module:
@@ -281,7 +317,7 @@ class TrainingRun:
 
     def known(self, rows: list[int]) -> NDArray[np.bool_]:
         """Say which rows are of known classes, (N,) bool."""
-        return self.images.labels.numpy()[rows] != OUTLIER
+        return self.images.labels.numpy()[rows] >= 0
 
     def write(
         self,
@@ -291,6 +327,7 @@ class TrainingRun:
         more: dict[str, Any],
         *,
         chosen_on: HeldOut | None = None,
+        away: HeldOut | None = None,
     ) -> Bundle:
         """Measure on the images that were held out, and write the bundle with the weights as they were measured.
 
@@ -300,6 +337,7 @@ class TrainingRun:
             held_out: Predictions of images that no network had been trained on.
             more: What else the bundle records of its training, by the names of `TrainingRecord`.
             chosen_on: Predictions that temperature and thresholds are chosen on; otherwise those that are measured.
+            away: Predictions of every laboratory by networks that never saw it; thresholds are then chosen on these.
 
         Raises:
             BundleError: The bundle cannot be written.
@@ -307,18 +345,26 @@ class TrainingRun:
         names = self.data.class_names
         confidence = self._choose_confidence(chosen_on or held_out, other=chosen_on is not None)
         metrics = self._measure(held_out, confidence, other=chosen_on is not None)
+        if away:
+            confidence, measured = self._choose_away(held_out, away)
+            metrics = metrics.model_copy(update={"away": measured})
+        more = {"remembered": self._remembered(network), **more}
         facts = {"recipe": self.settings.recipe, "weights": self.origin, **more}
+        kept = self._kept(network)
+        content = kept.to_bytes() if kept else b""
         record = BundleRecord(  # pyright: ignore[reportCallIssue] - the rest has defaults, filled in by save_bundle
             preprocessing=self.recipe.preprocessing,
             confidence=confidence,
             training=TrainingRecord.model_validate(facts | self.recipe.training.model_dump()),
             data=self._data_record(held_out),
             familiarity=self._familiarity(),
+            replay=kept.record(content) if kept else None,
         )
         extras = {
             "confusion.png": confusion_png(metrics.validation.image.confusion, names),
             "curves.png": curves_png(held_out.history),
         }
+        extras |= {REPLAY: content} if kept else {}
         architecture = self.recipe.training.architecture
         card = write_card(out.name, names, record, metrics, architecture)
         return save_bundle(out, network.cpu(), names, record, metrics, card, extras, architecture=architecture)
@@ -333,6 +379,29 @@ class TrainingRun:
         domains = self._domains(rows)
         on += ", each laboratory's counted the same" if domains is not None else ""
         return fit_confidence(held_out.logits[known], labels, domains=domains, risk=self.settings.risk, on=on)
+
+    def _choose_away(self, held_out: HeldOut, away: HeldOut) -> tuple[Confidence, dict[str, Evaluation]]:
+        """Choose temperature and thresholds on laboratories left out; measure each with what the others chose."""
+        home = self._answers(held_out)
+        answers = self._answers(away)
+        known = self.known(away.rows)
+        measured: dict[str, Evaluation] = {}
+        for number, laboratory in enumerate(self.data.laboratories):
+            own = answers.domains == number
+            if own.any() and not own.all():
+                confidence = fit_confidence_away(home, answers.select(~own), on="the other laboratories")
+                chosen = known.copy()
+                chosen[known] = own
+                measured[laboratory.name] = evaluate(self.predicted(away, chosen, confidence))
+        on = f"{len(answers.labels)} images of laboratories that were left out of training, each counted the same"
+        return fit_confidence_away(home, answers, on=on), measured
+
+    def _answers(self, held_out: HeldOut) -> Answers:
+        known = self.known(held_out.rows)
+        rows = np.asarray(held_out.rows)[known]
+        domains = self._domains(rows)
+        domains = np.zeros(len(rows), np.int64) if domains is None else domains
+        return Answers(held_out.logits[known], self.images.labels.numpy()[rows], domains)
 
     def _domains(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
         """Return the number of each row's laboratory, where there are several."""
@@ -372,6 +441,33 @@ class TrainingRun:
             }
         )
 
+    def _remembered(self, network: nn.Module) -> Remembered | None:
+        """Count what is left of what the starting bundle knew, where it keeps features of its training images."""
+        if self.replay is None:
+            return None
+        probe = torch.zeros(1, 3, *self.recipe.preprocessing.size, device=self.device)
+        return Remembered.model_validate(remembered(network.to(self.device), self.replay, probe)._asdict())
+
+    def _kept(self, network: nn.Module) -> Replay | None:
+        """Choose images as training does, and keep their inner features, with those that the starting bundle kept."""
+        config, size = self.recipe.training, self.recipe.preprocessing.size
+        weights = sampling_weights(self.images, self.images.labels, config)
+        weights = torch.ones(len(self.images), dtype=torch.float64) if weights is None else weights
+        weights = torch.where(self.images.labels == UNLABELLED, 0.0, weights)
+        count = min(config.replay, int((weights > 0).sum()))
+        if not count:
+            return self.replay
+        generator = torch.Generator().manual_seed(config.seed)
+        rows = torch.multinomial(weights, count, generator=generator)
+        mild = config.augmentation.model_copy(update={"mild_share": 1.0})
+        device = next(network.parameters()).device
+        batches = (
+            self.recipe.preprocessing.normalise(mild.apply(self.images.pixels[part], *size, generator)).to(device)
+            for part in rows.split(_EVALUATED_AT_ONCE)
+        )
+        new = record_replay(network, batches, self.images.labels[rows])
+        return self.replay.joined(new) if self.replay and new else new
+
     def _data_record(self, held_out: HeldOut) -> DataRecord:
         known = self.known(held_out.rows)
         parts, prints = list(zip(self.data.laboratories, self.data.sets, strict=True)), self.data.fingerprints()
@@ -396,6 +492,7 @@ class TrainingRun:
                     images=data.counts(),
                     sources=data.source_counts(),
                     unknown=laboratory.unknown,
+                    unlabelled=laboratory.unlabelled,
                     share=laboratory.share,
                     credit=laboratory.credit,
                 )

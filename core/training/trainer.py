@@ -15,12 +15,14 @@ from torch.optim import Adam, AdamW
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from core.data.image_set import OUTLIER
+from core.data.image_set import OUTLIER, UNLABELLED
 from core.data.sampling import sampling_weights
 from core.errors import DataError, SettingsError
 from core.model.engine import forward
 from core.training.checkpoint import load_checkpoint, save_checkpoint
 from core.training.mixstyle import mixed_styles
+from core.training.pseudo_labels import pseudo_targets
+from core.training.rehearsal import Rehearsal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,8 +31,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
+    from core.data.augmentation import Augmentation
     from core.data.image_set import ImageSet
     from core.images.preprocessing import Preprocessing
+    from core.model.replay import Replay
     from core.training.config import TrainingConfig
 
 __all__ = ["Epoch", "Trainer", "has_bfloat16", "predict_logits"]
@@ -81,11 +85,13 @@ class Trainer:
         preprocessing: Record that the network will be used with.
         train: Training images, prepared with the margin of ``config.augmentation``. Outliers in it are taught to
             be like no class: their target is uniform (outlier exposure, Hendrycks et al. 2019, arXiv:1812.04606).
+            Images without labels get those of the average of the network (`pseudo_targets`).
         validation: Validation images, prepared without margin; none: the last weights are kept.
         class_names: Names of the classes.
         device: Torch device.
         checkpoint: File that holds the state after every epoch; none: the state is not written.
         origin: Words for what else decides the result, such as the starting weights; compared on resume.
+        replay: Features of images that the network was trained on before, to be shown again (`Rehearsal`).
     """
 
     def __init__(
@@ -100,6 +106,7 @@ class Trainer:
         device: str = "cpu",
         checkpoint: Path | None = None,
         origin: str = "",
+        replay: Replay | None = None,
     ) -> None:
         self.config = config
         self.preprocessing = preprocessing
@@ -118,9 +125,15 @@ class Trainer:
         self.steps_per_epoch = max(1, count // config.batch_size)
         if len(train) < 2:
             raise DataError("too-few-images", f"Training needs at least 2 images, not {len(train)}.")
+        if bool((self._labels == UNLABELLED).any()) and not config.averaging:
+            raise SettingsError(
+                "no-teacher", "Images without labels are labelled by the average of the weights; set `averaging`."
+            )
         if validation is None and config.keep == "best":
             raise SettingsError("no-validation", "Without validation images no epoch is best; keep the last weights.")
         self._autocast = config.precision == "auto" and has_bfloat16(self.device)
+        probe = torch.zeros(1, 3, preprocessing.height, preprocessing.width, device=self.device)
+        self._rehearsal = Rehearsal(self.network, replay, probe) if replay else None
         self._optimizer = _optimizer(self.network, config)
         self._schedule = _schedule(self._optimizer, config, self.steps_per_epoch)
         self._average = _average(self.network, config.averaging)
@@ -214,13 +227,13 @@ class Trainer:
     def _train_epoch(self, on_step: Callable[[int], object] | None) -> tuple[float, float]:
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.progress.epoch)
         order = self._draw(generator)
-        self.network.train()
+        self._rehearsal.train() if self._rehearsal else self.network.train()
         total = torch.zeros(3, device=self.device)
         with mixed_styles(self.network, self.config.mixstyle, generator):
             for step, chosen in enumerate(order.split(self.config.batch_size)[: self.steps_per_epoch], start=1):
                 batch, labels, targets = self._batch(chosen, generator)
-                loss, correct = self._step(batch, labels, targets)
-                total += torch.stack((loss, correct, (labels != OUTLIER).sum()))
+                loss, correct = self._step(batch, labels, targets, generator)
+                total += torch.stack((loss, correct, (labels >= 0).sum()))
                 if on_step:
                     on_step(step)
         summed_loss, right, known = total.tolist()
@@ -228,6 +241,13 @@ class Trainer:
         if not math.isfinite(mean_loss):
             raise DataError("diverged", "The training loss is not a number any more; try a smaller learning rate.")
         return mean_loss, accuracy
+
+    @property
+    def _augmentation(self) -> Augmentation:
+        """The random views of the epoch that runs: mild ones in the last epochs, where the recipe says so."""
+        config = self.config
+        mild = self.progress.epoch >= round(config.epochs * (1 - config.mild_last))
+        return config.augmentation.model_copy(update={"mild_share": 1.0}) if mild else config.augmentation
 
     def _draw(self, generator: torch.Generator) -> torch.Tensor:
         wanted = self.steps_per_epoch * self.config.batch_size
@@ -241,17 +261,26 @@ class Trainer:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         pixels = self._pixels[chosen.to(self._pixels.device)].to(self.device, non_blocking=True)
         height, width = self.preprocessing.height, self.preprocessing.width
-        views = self.config.augmentation.apply(pixels, height, width, generator)
+        views = self._augmentation.apply(pixels, height, width, generator)
         batch = self.preprocessing.normalise(views).contiguous(memory_format=torch.channels_last)
         labels, targets = (part[chosen].to(self.device, non_blocking=True) for part in (self._labels, self._targets))
+        unlabelled = chosen[self._labels[chosen] == UNLABELLED]
+        if self._average and len(unlabelled):
+            plain = self.preprocessing.normalise(self.train.inputs[unlabelled].to(self.device))
+            plain = plain.contiguous(memory_format=torch.channels_last)
+            guessed = pseudo_targets(self._average.module, plain, self.config.label_smoothing)
+            targets = targets.masked_scatter((labels == UNLABELLED).unsqueeze(1), guessed)
         return batch, labels, targets
 
     def _step(
-        self, batch: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor
+        self, batch: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
-            logits = self.network(batch)
-        loss = functional.cross_entropy(logits.float(), targets)
+            if self._rehearsal:
+                logits, forgotten = self._rehearsal.forward(batch, generator)
+            else:
+                logits, forgotten = self.network(batch), 0.0
+        loss = functional.cross_entropy(logits.float(), targets) + self.config.replay_weight * forgotten
         if self.config.energy_weight:
             loss = loss + self.config.energy_weight * _energy_loss(logits.float(), labels)
         self._optimizer.zero_grad(set_to_none=True)
@@ -328,7 +357,7 @@ def _targets(labels: torch.Tensor, num_classes: int, smoothing: float) -> torch.
     """Return what the softmax shall be, (N, C) float32: smoothed one-hot rows, uniform for outliers."""
     one_hot = functional.one_hot(labels.clamp_min(0), num_classes).float()
     uniform = torch.full_like(one_hot, 1 / num_classes)
-    return torch.where((labels == OUTLIER).unsqueeze(1), uniform, torch.lerp(one_hot, uniform, smoothing))
+    return torch.where((labels < 0).unsqueeze(1), uniform, torch.lerp(one_hot, uniform, smoothing))
 
 
 def _energy_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -336,7 +365,7 @@ def _energy_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     energies = -logits.logsumexp(dim=1)
     known = functional.relu(energies - _KNOWN_ENERGY)
     outliers = functional.relu(_OUTLIER_ENERGY - energies)
-    return torch.where(labels == OUTLIER, outliers, known).square().mean()
+    return (torch.where(labels == OUTLIER, outliers, known).square() * (labels != UNLABELLED)).mean()
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -365,7 +394,8 @@ def _fingerprint(images: ImageSet) -> str:
 
 def _optimizer(network: nn.Module, config: TrainingConfig) -> Adam | AdamW:
     kind = AdamW if config.optimizer == "adamw" else Adam
-    return kind(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    return kind(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
 
 
 def _average(network: nn.Module, decay: float) -> AveragedModel | None:

@@ -87,7 +87,8 @@ def adapt_bundle(
         chosen=hashlib.sha256(names.encode()).hexdigest(),
     )
     card = write_adapted_card(folder.name, bundle, record)
-    adapted = bundle.record.model_copy(update={"adaptation": record})
+    # With other statistics the features that the bundle keeps are not the network's any more.
+    adapted = bundle.record.model_copy(update={"adaptation": record, "replay": None})
     return save_bundle(folder, network, bundle.class_names, adapted, None, card, architecture=bundle.architecture)
 
 

@@ -74,13 +74,26 @@ class Networks:
         for number, (training, validation) in enumerate(folds, start=1):
             say(f"fold {number} of {len(folds)}: training on {len(training):,} images, not on {len(validation):,}")
             parts.append(self._held_out(self._trainer(f"fold-{number}", training, validation), training, validation))
-        rows = [row for part in parts for row in part.rows]
+        rows = {row for sides in folds for side in sides for row in side}
         epochs = round(np.mean([part.epochs for part in parts]))
         say(f"final network: training on {len(rows):,} images")
         final = self._trainer("final", sorted(rows), None, epochs)
         self._fit(final)
         round_weights(final.network)
         return Trained(final.network, _join(parts, epochs), {"folds": len(folds), "folds_asked": asked})
+
+    def away(self) -> HeldOut:
+        """Train once without each laboratory, and classify its images by the network that never saw them.
+
+        Raises:
+            SettingsError: With code ``one-laboratory`` where nothing is left to train on.
+        """
+        parts: list[HeldOut] = []
+        for name, (training, rows) in self._run.without_each().items():
+            say(f"without {name}: training on {len(training):,} images, measuring on {len(rows):,}")
+            trainer = self._trainer(f"without-{len(parts) + 1}", training, None)
+            parts.append(self._held_out(trainer, training, rows))
+        return _join(parts, parts[0].epochs)
 
     def _trainer(
         self, name: str, training: list[int], validation: list[int] | None, epochs: int | None = None

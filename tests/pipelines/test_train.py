@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import yaml
 from drawn import draw_class_folders
 
 from core.data.laboratories import TrainingData
-from core.errors import DataError, SettingsError
+from core.errors import BundleError, DataError, SettingsError
 from core.images.drawings import CLASS_NAMES, draw_field
 from core.images.preprocessing import Preprocessing
 from core.model.bundle import TrainingRecord, load_bundle
@@ -297,3 +298,46 @@ def test_options_that_a_start_decides_are_refused(trained: Path, tmp_path: Path)
     with pytest.raises(SettingsError, match="preprocessing"):
         train(start_settings(cells, None, tmp_path / "new", recipe="adapt"))
     assert not (tmp_path / "new").exists()
+
+
+def test_what_was_learned_before_is_shown_again(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = json.loads((data / "recipe.json").read_text())
+    content["training"] |= {"replay": 40}
+    (tmp_path / "keeping.json").write_text(json.dumps(content))
+    first = tmp_path / "first"
+    assert train(settings(data, first, recipe=str(tmp_path / "keeping.json"), samples=0)) == 0
+    kept = load_bundle(first).record.replay
+    assert kept is not None
+    assert kept.images == 40
+    cells = draw_other(tmp_path / "cells", dict.fromkeys(CLASS_NAMES, 4))
+    capsys.readouterr()
+    assert train(start_settings(cells, first, tmp_path / "new", folds=2)) == 0
+    assert "what they taught it will fade" not in capsys.readouterr().err
+    new = load_bundle(tmp_path / "new")
+    assert new.record.replay is not None
+    assert new.record.replay.images == 40 + 16, "the next bundle remembers both laboratories"
+    remembered = new.record.training.remembered
+    assert remembered is not None
+    assert remembered.images == 8
+    assert remembered.after >= remembered.before - 2
+    assert f"right on {remembered.after} of 8" in (tmp_path / "new" / "README.md").read_text()
+    (first / "replay.safetensors").write_bytes(b"nothing")
+    with pytest.raises(BundleError, match="is not the file that the bundle was written with"):
+        train(start_settings(cells, first, tmp_path / "newer"))
+    (first / "replay.safetensors").unlink()
+    assert load_bundle(first).id, "what classifies does not need it"
+
+
+def test_each_laboratory_is_left_out_and_chooses_the_thresholds(data: Path, tmp_path: Path) -> None:
+    draw_other(tmp_path / "other", {**dict.fromkeys(CLASS_NAMES, 4), "DEBRIS": 4})
+    file = write_laboratories(tmp_path / "labs.yaml", data, {"unknown": ["DEBRIS"]})
+    options = {"data": file, "groups": None, "epochs": 1, "samples": 0, "leave_out_each": True}
+    assert train(settings(data, tmp_path / "bundle", **options)) == 0
+    bundle = load_bundle(tmp_path / "bundle")
+    assert {name: part.image.n for name, part in bundle.metrics.away.items()} == {"home": 64, "away": 16}
+    assert bundle.record.confidence.chosen_on.startswith("80 images of laboratories that were left out of training")
+    card = (tmp_path / "bundle" / "README.md").read_text()
+    assert "never seen, away" in card
+    assert "a fifth" in card
+    with pytest.raises(SettingsError, match="needs a file of laboratories"):
+        train(settings(data, tmp_path / "other-bundle", leave_out_each=True))

@@ -8,7 +8,8 @@ from scipy.special import softmax
 
 from core.evaluation.differential import share
 from core.images.drawings import CLASS_NAMES, ODDITIES, draw_field
-from core.training.calibration import cross_fit_confidence, fit_confidence
+from core.model.confidence import energy
+from core.training.calibration import Answers, cross_fit_confidence, fit_confidence, fit_confidence_away
 
 # Exact binomial 95 % limits in percent, as haematology tabulates them (Rümke): seen %, cells, low, high.
 RUMKE = [
@@ -66,6 +67,25 @@ def test_every_laboratory_counts_the_same_however_many_images_it_has() -> None:
     rows = np.concatenate([np.flatnonzero(~few), np.tile(np.flatnonzero(few), 9)])
     assert evened == fit_confidence(logits[rows], labels[rows], on="a simulation")
     assert evened.temperature > fit_confidence(logits, labels, on="a simulation").temperature + 0.2
+
+
+def test_a_fifth_of_every_left_out_laboratory_is_flagged_on_average() -> None:
+    rng = np.random.default_rng(0)
+
+    def answers(counts: list[int], doubt: list[float]) -> Answers:
+        logits = np.concatenate([rng.normal(size=(n, 4)) * 4 / d for n, d in zip(counts, doubt, strict=True)])
+        labels = np.array([rng.choice(4, p=row) for row in softmax(logits, axis=1)])
+        return Answers(logits, labels, np.repeat(np.arange(len(counts)), counts))
+
+    home, away = answers([3_000, 500], [1, 1]), answers([4_000, 400], [1, 3])
+    confidence = fit_confidence_away(home, away, on="a simulation")
+    assert confidence.temperature == pytest.approx(1, abs=0.1)
+    probabilities, unlike = confidence.probabilities(away.logits), energy(away.logits)
+    flags = [confidence.flag(float(p.max()), float(o), found=True) for p, o in zip(probabilities, unlike, strict=True)]
+    flagged = np.array([flag != "" for flag in flags])
+    shares = [flagged[away.domains == domain].mean() for domain in (0, 1)]
+    assert np.mean(shares) == pytest.approx(0.2, abs=0.01)
+    assert shares[0] < shares[1]
 
 
 def views(sources: int, per_source: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -230,3 +230,16 @@ def test_energies_of_outliers_are_kept_apart() -> None:
     assert losses[-1, -1][1] == 0.0
     assert losses[0, 1][1] == pytest.approx(((6 - np.log(2)) ** 2 + (6 - 0.5 - np.log(2)) ** 2) / 2)
     assert losses[-1, -1][0] == pytest.approx((np.log(np.exp(9) + 1) - 3) ** 2, rel=1e-5)
+
+
+def test_the_last_epochs_see_mild_views(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares: list[float] = []
+    plain = Augmentation.apply
+
+    def apply(self: Augmentation, *given: object) -> torch.Tensor:
+        shares.append(self.mild_share)
+        return plain(self, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Augmentation, "apply", apply)
+    trainer(config(epochs=4, mild_last=0.5, batch_size=24, patience=4)).fit()
+    assert shares == [0.0, 0.0, 1.0, 1.0]
