@@ -16,6 +16,7 @@ from core.data.laboratories import names_laboratories
 from core.errors import SettingsError
 from core.model.bundle import Bundle, load_bundle
 from core.model.replay import Replay
+from core.training.outcome import write_bundle
 from core.training.run import TrainingSettings
 from pipelines.training.networks import Networks
 from pipelines.training.samples import write_samples
@@ -92,7 +93,7 @@ def train(settings: TrainSettings) -> int:
     networks = Networks(run, work, resume=settings.resume)
     trained = networks.with_folds(settings.folds) if settings.folds else networks.with_validation()
     away = networks.away() if settings.leave_out_each else None
-    bundle = run.write(settings.out, trained.network, trained.held_out, trained.facts, away=away)
+    bundle = write_bundle(run, settings.out, trained.network, trained.held_out, trained.facts, away=away)
     rows = trained.held_out.rows
     here = [row for row, known in zip(rows, run.known(rows), strict=True) if known]
     write_samples(settings.out / "samples", bundle, run, here, settings.samples)

@@ -14,8 +14,9 @@ from core.evaluation.scores import Comparison, compare
 from core.files import replace_file
 from core.model.bundle import Bundle, load_bundle
 from core.model.confidence import Confidence
+from core.training.held_out import HeldOut, predicted
+from core.training.outcome import write_bundle
 from core.training.recipe import Recipe
-from core.training.run import HeldOut
 from tuning.checkpoints import load_weights
 from tuning.record import Result
 from tuning.space import configure
@@ -93,7 +94,7 @@ def _write_bundle(out: Path, found: TrainingRun, prepared: Prepared, trials: Tri
     network = found.network(load_weights(trials.checkpoints[best.id]))
     with tempfile.TemporaryDirectory(prefix=".best-", dir=out) as folder:
         fresh, place = Path(folder) / BEST, out / BEST
-        bundle = found.write(fresh, network, measuring, more, chosen_on=choosing if prepared.nested else None)
+        bundle = write_bundle(found, fresh, network, measuring, more, chosen_on=choosing if prepared.nested else None)
         if place.exists():
             for path in fresh.iterdir():
                 (place / path.name).unlink(missing_ok=True)
@@ -114,7 +115,7 @@ def _compare(prepared: Prepared, trials: Trials) -> tuple[TrialRecord | None, Co
     run, plain = prepared.run, Confidence.model_validate({})
     chosen = run.known(prepared.measuring)
     proposed, recipe = (
-        run.predicted(_held_out(run, trial, trials, prepared, prepared.measuring), chosen, plain)
+        predicted(run, _held_out(run, trial, trials, prepared, prepared.measuring), chosen, plain)
         for trial in (rival, first)
     )
     return rival, compare(proposed, recipe)

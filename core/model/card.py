@@ -193,13 +193,13 @@ def _replay(remembered: Remembered | None, kept: ReplayRecord | None) -> str:
     text = ""
     if remembered:
         text += (
-            f"\n\nOf what the starting bundle had learned it is right on {remembered.after} of {remembered.images} stored"
-            f" images that were not shown again; the starting bundle was right on {remembered.before}."
+            f"\n\nOf what the starting bundle had learned it is right on {remembered.after} of {remembered.images}"
+            f" stored images that were not shown again; the starting bundle was right on {remembered.before}."
         )
     if kept:
         text += (
-            f"\n\n`replay.safetensors` holds inner features (`{kept.layer}`) of {kept.images:,} training images: they are"
-            " shown again where training starts from this bundle, and are not needed to classify."
+            f"\n\n`replay.safetensors` holds inner features (`{kept.layer}`) of {kept.images:,} training images: they"
+            " are shown again where training starts from this bundle, and are not needed to classify."
         )
     return text
 

@@ -95,7 +95,8 @@ def fit_confidence_away(home: Answers, away: Answers, *, on: str) -> Confidence:
     """
     rows = _evened(away.domains)
     both = _evened(np.concatenate([home.domains, away.domains + home.domains.max() + 1]))
-    logits, labels = (np.concatenate(pair)[both] for pair in zip(home[:2], away[:2], strict=True))
+    logits = np.concatenate([home.logits, away.logits])[both]
+    labels = np.concatenate([home.labels, away.labels])[both]
     temperature = _temperature(logits, labels)
     confident = _divided_by(temperature).probabilities(away.logits[rows]).max(axis=1)
     unlike = energy(away.logits[rows])

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from core.model.bundle import round_weights
-from core.training.run import HeldOut, TrainingRun
+from core.training.held_out import HeldOut
 from runtime.progress import Progress, say
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from core.training.run import TrainingRun
     from core.training.trainer import Epoch, Trainer
     from pipelines.training.work_folder import WorkFolder
 

@@ -1,0 +1,170 @@
+"""The end of a training run: the bundle, with what it is worth and what it keeps."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from core.data.image_set import UNLABELLED
+from core.data.sampling import sampling_weights
+from core.evaluation.plots import confusion_png, curves_png
+from core.model.bundle import (
+    Bundle,
+    BundleRecord,
+    DataRecord,
+    LaboratoryRecord,
+    Remembered,
+    TrainingRecord,
+    save_bundle,
+)
+from core.model.card import write_card
+from core.model.familiarity import Familiarity, fit_familiarity
+from core.model.replay import REPLAY, Replay, record_replay
+from core.training.held_out import choose_away, choose_confidence, measure
+from core.training.rehearsal import remembered
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+    from core.training.held_out import HeldOut
+    from core.training.run import TrainingRun
+
+__all__ = ["write_bundle"]
+
+_AT_ONCE = 64
+
+
+def write_bundle(
+    run: TrainingRun,
+    out: Path,
+    network: nn.Module,
+    held_out: HeldOut,
+    more: dict[str, Any],
+    *,
+    chosen_on: HeldOut | None = None,
+    away: HeldOut | None = None,
+) -> Bundle:
+    """Measure on the images that were held out, and write the bundle with the weights as they were measured.
+
+    Args:
+        run: The run, with its images and settings.
+        out: Folder of the new bundle.
+        network: Network whose weights are rounded already (`round_weights`).
+        held_out: Predictions of images that no network had been trained on.
+        more: What else the bundle records of its training, by the names of `TrainingRecord`.
+        chosen_on: Predictions that temperature and thresholds are chosen on; otherwise those that are measured.
+        away: Predictions of every laboratory by networks that never saw it; thresholds are then chosen on these.
+
+    Raises:
+        BundleError: The bundle cannot be written.
+    """
+    names = run.data.class_names
+    confidence = choose_confidence(run, chosen_on or held_out, other=chosen_on is not None)
+    metrics = measure(run, held_out, confidence, other=chosen_on is not None)
+    if away:
+        confidence, measured = choose_away(run, held_out, away)
+        metrics = metrics.model_copy(update={"away": measured})
+    more = {"remembered": _remembered(run, network), **more}
+    facts = {"recipe": run.settings.recipe, "weights": run.origin, **more}
+    kept = _kept(run, network)
+    content = kept.to_bytes() if kept else b""
+    record = BundleRecord(  # pyright: ignore[reportCallIssue] - the rest has defaults, filled in by save_bundle
+        preprocessing=run.recipe.preprocessing,
+        confidence=confidence,
+        training=TrainingRecord.model_validate(facts | run.recipe.training.model_dump()),
+        data=_data_record(run, held_out),
+        familiarity=_familiarity(run),
+        replay=kept.record(content) if kept else None,
+    )
+    extras = {
+        "confusion.png": confusion_png(metrics.validation.image.confusion, names),
+        "curves.png": curves_png(held_out.history),
+    }
+    extras |= {REPLAY: content} if kept else {}
+    architecture = run.recipe.training.architecture
+    card = write_card(out.name, names, record, metrics, architecture)
+    return save_bundle(out, network.cpu(), names, record, metrics, card, extras, architecture=architecture)
+
+
+def _familiarity(run: TrainingRun) -> Familiarity | None:
+    """Learn the stains of all laboratories from their inputs."""
+    pixels = run.images.inputs.numpy()
+    domains = np.zeros(len(pixels), np.int64) if run.images.domains is None else run.images.domains.numpy()
+    found = np.ones(len(pixels), bool) if run.images.found is None else run.images.found.numpy()
+    return fit_familiarity(
+        {
+            laboratory.name: pixels[found & (domains == number)]
+            for number, laboratory in enumerate(run.data.laboratories)
+        }
+    )
+
+
+def _remembered(run: TrainingRun, network: nn.Module) -> Remembered | None:
+    """Count what is left of what the starting bundle knew, where it keeps features of its training images."""
+    if run.replay is None:
+        return None
+    probe = torch.zeros(1, 3, *run.recipe.preprocessing.size, device=run.device)
+    return Remembered.model_validate(remembered(network.to(run.device), run.replay, probe)._asdict())
+
+
+def _kept(run: TrainingRun, network: nn.Module) -> Replay | None:
+    """Choose images as training does, and keep their inner features, with those that the starting bundle kept."""
+    config, size = run.recipe.training, run.recipe.preprocessing.size
+    weights = sampling_weights(run.images, run.images.labels, config)
+    weights = torch.ones(len(run.images), dtype=torch.float64) if weights is None else weights
+    weights = torch.where(run.images.labels == UNLABELLED, 0.0, weights)
+    count = min(config.replay, int((weights > 0).sum()))
+    if not count:
+        return run.replay
+    generator = torch.Generator().manual_seed(config.seed)
+    rows = torch.multinomial(weights, count, generator=generator)
+    mild = config.augmentation.model_copy(update={"mild_share": 1.0})
+    device = next(network.parameters()).device
+    batches = (
+        run.recipe.preprocessing.normalise(mild.apply(run.images.pixels[part], *size, generator)).to(device)
+        for part in rows.split(_AT_ONCE)
+    )
+    new = record_replay(network, batches, run.images.labels[rows])
+    return run.replay.joined(new) if run.replay and new else new
+
+
+def _data_record(run: TrainingRun, held_out: HeldOut) -> DataRecord:
+    known = run.known(held_out.rows)
+    parts, prints = list(zip(run.data.laboratories, run.data.sets, strict=True)), run.data.fingerprints()
+    return DataRecord(
+        fingerprint=hashlib.sha256("".join(prints.values()).encode()).hexdigest()
+        if len(parts) > 1
+        else prints[parts[0][0].name],
+        images=_sum(run, [data.counts() for _, data in parts]),
+        sources=_sum(run, [data.source_counts() for _, data in parts]),
+        left_out=held_out.left_out,
+        training_images=held_out.trained_on,
+        validation=held_out.how,
+        grouped=run.data.grouped,
+        validation_images=int(known.sum()),
+        validation_sources=int(np.unique(run.images.sources.numpy()[held_out.rows][known]).size),
+        further_images=0,
+        outliers=sorted({name for laboratory, _ in parts for name in laboratory.unknown}),
+        laboratories=[
+            LaboratoryRecord(
+                name=laboratory.name,
+                fingerprint=prints[laboratory.name],
+                images=data.counts(),
+                sources=data.source_counts(),
+                unknown=laboratory.unknown,
+                unlabelled=laboratory.unlabelled,
+                share=laboratory.share,
+                credit=laboratory.credit,
+            )
+            for laboratory, data in parts
+        ],
+    )
+
+
+def _sum(run: TrainingRun, counts: list[dict[str, int]]) -> dict[str, int]:
+    return {name: sum(part.get(name, 0) for part in counts) for name in run.data.class_names}
