@@ -42,6 +42,7 @@ from core.evaluation.scores import Predicted, evaluate
 from core.model.adaptation import adapt_statistics, even_batches
 from core.model.bundle import Bundle, load_bundle, round_weights
 from core.model.confidence import energy
+from core.model.replay import Replay
 from core.training.run import TrainingRun
 from core.training.trainer import predict_logits
 from pipelines.classification.adaptation import MOST_IMAGES, SHARE
@@ -82,11 +83,12 @@ def main() -> None:
     options = parser.parse_args()
     laboratories = laboratories_of(options.data)
     for recipe in options.recipes:
-        bundles = {left: trained(recipe, left, options.work, options.epochs) for left in LEFT_OUT}
+        folders = {left: trained(recipe, left, options.work, options.epochs) for left in LEFT_OUT}
+        bundles = {left: load_bundle(folder) for left, folder in folders.items()}
         images = Images(laboratories, bundles[""])
         print_table(recipe, bundles, images)
         if options.draws:
-            print_labelled(bundles[""], images, options.draws)
+            print_labelled(folders[""], images, options.draws)
 
 
 def laboratories_of(data: Path) -> dict[str, Laboratory]:
@@ -110,8 +112,8 @@ def laboratories_of(data: Path) -> dict[str, Laboratory]:
     return {str(entry["name"]): Laboratory.model_validate(entry) for entry in entries}
 
 
-def trained(recipe: str, left_out: str, work: Path, epochs: int | None) -> Bundle:
-    """Return the bundle that was trained without a laboratory; train it if it is not there."""
+def trained(recipe: str, left_out: str, work: Path, epochs: int | None) -> Path:
+    """Return the folder of the bundle that was trained without a laboratory; train it if it is not there."""
     folder = work / f"{recipe}-without-{left_out or 'none'}"
     if not (folder / "config.json").exists():
         settings = {
@@ -123,7 +125,7 @@ def trained(recipe: str, left_out: str, work: Path, epochs: int | None) -> Bundl
         }
         settings |= RECIPES[recipe] | ({"epochs": epochs} if epochs else {})
         train(TrainSettings.model_validate(settings))
-    return load_bundle(folder)
+    return folder
 
 
 class Images:
@@ -231,8 +233,9 @@ def print_notebook(bundle: Bundle, images: Images) -> None:
     )
 
 
-def print_labelled(bundle: Bundle, images: Images, draws: int) -> None:
+def print_labelled(folder: Path, images: Images, draws: int) -> None:
     """Print what labelled cells of Tehran give."""
+    bundle = load_bundle(folder)
     before = {name: images.measure(bundle, name) for name in ("TEST", "barcelona", "bangkok")}
     print("\n| labelled cells | Tehran, the rest | least | TEST changes | Barcelona | Bangkok | seconds |")
     print("|---|---|---|---|---|---|---|")
@@ -241,7 +244,7 @@ def print_labelled(bundle: Bundle, images: Images, draws: int) -> None:
         for draw in range(draws):
             chosen, others = draw_cells(images, count, draw)
             started = time.perf_counter()
-            new = adapted_to_labels(bundle, images, chosen)
+            new = adapted_to_labels(folder, images, chosen)
             seconds.append(time.perf_counter() - started)
             rest.append(images.measure(new, "tehran", others).balanced)
             changes.append([images.measure(new, name).balanced - before[name].balanced for name in before])
@@ -264,8 +267,10 @@ def draw_cells(images: Images, count: int, seed: int) -> tuple[np.ndarray, np.nd
     return np.concatenate(chosen), np.concatenate(others)
 
 
-def adapted_to_labels(bundle: Bundle, images: Images, rows: np.ndarray) -> Bundle:
-    """Train the bundle further on labelled cells, as ``train.py CELLS --start BUNDLE`` does for its final network."""
+def adapted_to_labels(start: Path, images: Images, rows: np.ndarray) -> Bundle:
+    """Train a bundle further on labelled cells, as ``train.py CELLS --start BUNDLE`` does for its final network."""
+    bundle = load_bundle(start)
+    replay = Replay.load(start, bundle.record.replay) if bundle.record.replay else None
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         for row in rows:
@@ -274,7 +279,7 @@ def adapted_to_labels(bundle: Bundle, images: Images, rows: np.ndarray) -> Bundl
             target.parent.mkdir(parents=True, exist_ok=True)
             target.symlink_to(sample.path.resolve())
         settings = TrainSettings.model_validate({"data": place / "cells", "out": place / "new", "recipe": "adapt"})
-        run = TrainingRun.prepare(settings, start=bundle)
+        run = TrainingRun.prepare(settings, start=bundle, replay=replay)
         everything = list(range(len(run.images)))
         trainer = run.trainer(everything, None, checkpoint=place / "checkpoint.safetensors", name="final", epochs=None)
         trainer.fit()

@@ -1,6 +1,6 @@
 """Every figure of a bundle's card and of the README: ``python tools/figures.py DATA --out FIGURES``.
 
-DATA holds `blood-cells` and `pbc`, laid out as their own pages describe. Each evaluation is written into the bundle.
+DATA holds `blood-cells` and `labs`, laid out as their own pages describe. Each evaluation is written into the bundle.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from core.errors import BundleError, DataError
-from core.files import replace_file
+from core.files import replace_file, write_table
 from core.model.bundle import load_bundle
 from core.settings import Settings
 from pipelines.evaluate import EvaluateSettings, evaluate
@@ -30,13 +30,15 @@ if TYPE_CHECKING:
 __all__ = ["FiguresSettings", "figures", "main", "readme_table"]
 
 _PROJECT = Path(__file__).resolve().parents[1]
+BARCELONA, TEHRAN = "Barcelona test", "Tehran"
+_UNKNOWN = ["BASOPHIL", "ERYTHROBLAST", "IMMATURE_GRANULOCYTE", "PLATELET"]
 _MARKS = re.compile(r"(<!-- figures -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 
 
 class FiguresSettings(Settings):
     """Evaluate the bundle that ships on everything that its card and the README speak of, and write them anew."""
 
-    data: CliPositionalArg[Path] = Field(description="folder that holds blood-cells and pbc")
+    data: CliPositionalArg[Path] = Field(description="folder that holds blood-cells and labs")
     out: Path = Field(description="folder of the reports")
     bundle: Path = Field(_PROJECT / "models" / "blood-cells", description="the bundle")
     readme: Path = Field(_PROJECT / "README.md", description="its table of figures is replaced")
@@ -48,7 +50,7 @@ def figures(settings: FiguresSettings) -> int:
     Raises:
         LeukorayError: The data or the bundle cannot be used.
     """
-    for name in ("blood-cells", "pbc"):
+    for name in ("blood-cells", "labs"):
         if not (settings.data / name).is_dir():
             raise DataError("not-found", f"{settings.data} holds no folder {name}.")
     text = settings.readme.read_text(encoding="utf-8")
@@ -61,13 +63,19 @@ def figures(settings: FiguresSettings) -> int:
         "groups": str(cells / "sources.csv"),
         "protocol": "notebook",
     }
+    away = settings.data / "labs"
     evaluations: dict[str, dict[str, Any]] = {
         "TEST": test,
         "TEST_SIMPLE": {"data": cells / "images" / "TEST_SIMPLE"},
-        "PBC, other half": {"data": settings.data / "pbc" / "images", "unknown": ["BASOPHIL"], "half": "odd"},
+        BARCELONA: {"data": away / "pbc" / "test", "unknown": _UNKNOWN},
+        TEHRAN: {
+            "data": away / "lisc",
+            "unknown": ["BASOPHIL"],
+            "groups": str(_blocks(away / "lisc", settings.out.parent / "tehran.csv")),
+        },
     }
     for name, options in evaluations.items():
-        out = settings.out / name.split(",")[0].lower()
+        out = settings.out / name.lower().replace(" ", "-")
         evaluate(EvaluateSettings.model_validate({"bundle": settings.bundle, "out": out, "record": name} | options))
     metrics = load_bundle(settings.bundle).metrics
     if metrics is None:  # the evaluations above have been written into it
@@ -77,17 +85,31 @@ def figures(settings: FiguresSettings) -> int:
     return 0
 
 
+def _blocks(root: Path, file: Path) -> Path:
+    """Name the sources of Tehran's crops: those of one cell have numbers that follow each other; tens of them are one.
+
+    Returns:
+        The file that was written, a CSV with the columns path and source.
+    """
+    paths = sorted(path for kind in root.iterdir() if kind.is_dir() for path in kind.glob("*.*"))
+    rows = ((f"{path.parent.name}/{path.name}", f"{path.parent.name}-{path.stem[:-1]}") for path in paths)
+    write_table(file, ("path", "source"), rows)
+    return file
+
+
 def readme_table(metrics: BundleMetrics) -> str:
     """Return the README's table of figures, Markdown.
 
     Args:
-        metrics: Metrics of a bundle that was evaluated on TEST and on the other half of PBC.
+        metrics: Metrics of a bundle that was evaluated on TEST, in Barcelona and in Tehran.
     """
     rows = [
-        ("TRAIN, fields left out of training", metrics.validation),
-        ("TEST", metrics.evaluations["TEST"].evaluation),
-        ("another laboratory, images left out of training", metrics.evaluations["PBC, other half"].evaluation),
+        ("sources left out of training, all laboratories", metrics.validation),
+        ("TEST, the home laboratory", metrics.evaluations["TEST"].evaluation),
+        ("Barcelona, images left out of training", metrics.evaluations[BARCELONA].evaluation),
+        ("Tehran, a laboratory that it never saw", metrics.evaluations[TEHRAN].evaluation),
     ]
+    rows += [(f"{name}, by a network that never saw it", evaluation) for name, evaluation in metrics.away.items()]
     lines = ["| | images right | sources right | loss | calibration error |", "|---|---|---|---|---|"]
     for name, evaluation in rows:
         image, source = evaluation.image, evaluation.source

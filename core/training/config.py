@@ -9,7 +9,18 @@ from pydantic import Field
 from core.data.augmentation import Augmentation
 from core.settings import Settings
 
-__all__ = ["TrainingConfig"]
+__all__ = ["Finish", "TrainingConfig"]
+
+
+class Finish(Settings):
+    """The last epochs: mild views, a constant learning rate, a longer average of the weights.
+
+    Averaging along a constant rate: Izmailov et al. 2018, arXiv:1803.05407.
+    """
+
+    epochs: int = Field(ge=1, description="number of these epochs")
+    learning_rate: float = Field(gt=0, description="learning rate")
+    averaging: float = Field(gt=0, lt=1, description="decay per step of the running average of the weights")
 
 
 class TrainingConfig(Settings):
@@ -31,9 +42,7 @@ class TrainingConfig(Settings):
     keep: Literal["best", "last"] = Field(
         "best", description="weights to keep: of the best validation loss, or of the last epoch (for one-cycle)"
     )
-    mild_last: float = Field(
-        0.0, ge=0, le=1, description="share of the epochs, the last ones, in which every view is a mild one"
-    )
+    finish: Finish | None = Field(None, description="how the last epochs differ; none: they do not")
     mixstyle: float = Field(
         0.0, ge=0, le=10, description="beta parameter of mixing the early features' styles between images; 0: none"
     )

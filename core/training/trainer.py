@@ -31,11 +31,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from core.data.augmentation import Augmentation
     from core.data.image_set import ImageSet
     from core.images.preprocessing import Preprocessing
     from core.model.replay import Replay
-    from core.training.config import TrainingConfig
+    from core.training.config import Finish, TrainingConfig
 
 __all__ = ["Epoch", "Trainer", "has_bfloat16", "predict_logits"]
 
@@ -74,6 +73,18 @@ class _Progress:
     best_loss: float = math.inf
     best_epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
+
+
+class _OneCycleThenFlat(OneCycleLR):
+    """One cycle, and a constant learning rate for the steps after it."""
+
+    def __init__(self, optimizer: Adam | AdamW, largest: float, *, total_steps: int, flat: float) -> None:
+        self.flat = flat
+        super().__init__(optimizer, largest, total_steps=total_steps)
+
+    def get_lr(self) -> list[float | torch.Tensor]:
+        """Return the learning rate of each group of parameters."""
+        return super().get_lr() if self.last_epoch < self.total_steps - 1 else [self.flat for _ in self.base_lrs]
 
 
 class Trainer:
@@ -243,11 +254,10 @@ class Trainer:
         return mean_loss, accuracy
 
     @property
-    def _augmentation(self) -> Augmentation:
-        """The random views of the epoch that runs: mild ones in the last epochs, where the recipe says so."""
-        config = self.config
-        mild = self.progress.epoch >= round(config.epochs * (1 - config.mild_last))
-        return config.augmentation.model_copy(update={"mild_share": 1.0}) if mild else config.augmentation
+    def _finish(self) -> Finish | None:
+        """How the epoch that runs differs from the earlier ones, where it is one of the last."""
+        finish = self.config.finish
+        return finish if finish and self.progress.epoch >= self.config.epochs - finish.epochs else None
 
     def _draw(self, generator: torch.Generator) -> torch.Tensor:
         wanted = self.steps_per_epoch * self.config.batch_size
@@ -261,7 +271,10 @@ class Trainer:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         pixels = self._pixels[chosen.to(self._pixels.device)].to(self.device, non_blocking=True)
         height, width = self.preprocessing.height, self.preprocessing.width
-        views = self._augmentation.apply(pixels, height, width, generator)
+        augmentation = self.config.augmentation
+        if self._finish:
+            augmentation = augmentation.model_copy(update={"mild_share": 1.0})
+        views = augmentation.apply(pixels, height, width, generator)
         batch = self.preprocessing.normalise(views).contiguous(memory_format=torch.channels_last)
         labels, targets = (part[chosen].to(self.device, non_blocking=True) for part in (self._labels, self._targets))
         unlabelled = chosen[self._labels[chosen] == UNLABELLED]
@@ -287,6 +300,7 @@ class Trainer:
         loss.backward()
         self._optimizer.step()
         if self._average:
+            self._average.multi_avg_fn = get_ema_multi_avg_fn((self._finish or self.config).averaging)
             self._average.update_parameters(self.network)
         if self.config.schedule == "one-cycle":
             self._schedule.step()
@@ -408,7 +422,11 @@ def _average(network: nn.Module, decay: float) -> AveragedModel | None:
 def _schedule(optimizer: Adam | AdamW, config: TrainingConfig, steps_per_epoch: int) -> LRScheduler:
     if config.schedule == "step":
         return StepLR(optimizer, config.step_size, config.gamma)
-    return OneCycleLR(optimizer, config.learning_rate, total_steps=config.epochs * steps_per_epoch + 1)
+    last = config.finish
+    steps = (config.epochs - (last.epochs if last else 0)) * steps_per_epoch
+    if last is None:
+        return OneCycleLR(optimizer, config.learning_rate, total_steps=steps + 1)
+    return _OneCycleThenFlat(optimizer, config.learning_rate, total_steps=steps + 1, flat=last.learning_rate)
 
 
 def _copy_state(network: nn.Module) -> dict[str, torch.Tensor]:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["WorkFolder"]
 
-_OURS = ("checkpoint", "final", "fold-*")
+_OURS = ("checkpoint", "final", "fold-*", "without-*")
 """Names of checkpoints, without their ending."""
 
 
@@ -35,7 +35,7 @@ class WorkFolder:
         """Return the file of a network's checkpoint.
 
         Args:
-            name: ``checkpoint``, ``final`` or ``fold-N``.
+            name: ``checkpoint``, ``final``, ``fold-N`` or ``without-N``.
         """
         return self.path / f"{name}.safetensors"
 

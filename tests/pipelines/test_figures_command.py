@@ -12,7 +12,7 @@ import pytest
 from core.errors import DataError
 from core.images.drawings import CLASS_NAMES, draw_field
 from core.model.bundle import load_bundle, write_metrics
-from tools.figures import FiguresSettings, figures, readme_table
+from tools.figures import _UNKNOWN, BARCELONA, TEHRAN, FiguresSettings, figures, readme_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,9 +38,10 @@ def test_one_command_writes_every_figure(shipped: Path, tmp_path: Path) -> None:
     readme.write_text("before\n<!-- figures -->\nold\n<!-- end of figures -->\nafter\n")
     shutil.copytree(shipped, tmp_path / "bundle")
     settings = FiguresSettings(data=tmp_path / "data", out=tmp_path / "out", bundle=tmp_path / "bundle", readme=readme)
-    with pytest.raises(DataError, match="holds no folder pbc"):
+    with pytest.raises(DataError, match="holds no folder labs"):
         figures(settings)
-    draw(tmp_path / "data" / "pbc" / "images", (*CLASS_NAMES, "BASOPHIL"), 4, rng)
+    draw(tmp_path / "data" / "labs" / "pbc" / "test", (*CLASS_NAMES, *_UNKNOWN), 4, rng)
+    draw(tmp_path / "data" / "labs" / "lisc", (*CLASS_NAMES, "BASOPHIL"), 4, rng)
     metrics = load_bundle(shipped).metrics
     assert metrics
     write_metrics(tmp_path / "bundle", metrics.model_copy(update={"evaluations": {}}))
@@ -48,9 +49,10 @@ def test_one_command_writes_every_figure(shipped: Path, tmp_path: Path) -> None:
     metrics = load_bundle(tmp_path / "bundle").metrics
     assert metrics
     assert metrics.evaluations["TEST"].evaluation.source.n == 8
-    unknown = metrics.evaluations["PBC, other half"].unknown
+    assert metrics.evaluations[TEHRAN].evaluation.source.n == 4, "numbers from 0 to 9 are one source"
+    unknown = metrics.evaluations[BARCELONA].unknown
     assert unknown
-    assert unknown.taught == ["BASOPHIL"]
+    assert unknown.classes == _UNKNOWN
     assert readme.read_text() == (f"before\n<!-- figures -->\n{readme_table(metrics)}<!-- end of figures -->\nafter\n")
     assert "8 |" in readme.read_text()
     readme.write_text("no place for figures\n")

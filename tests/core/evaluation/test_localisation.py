@@ -14,7 +14,7 @@ from core.images.cells import Box, find_white_cell
 from core.images.drawings import CLASS_NAMES, draw_field
 from core.images.heatmap import Heatmap, MapGeometry
 from core.model.bundle import load_bundle
-from core.model.engine import forward
+from core.model.engine import TorchEngine
 from core.model.gradcam import normalise_maps
 from core.model.predictor import Predictor
 
@@ -99,15 +99,18 @@ def test_randomising_the_head_destroys_the_maps(shipped: Path, blood_cells: Path
     def hits(signed: torch.Tensor) -> float:
         drawn = normalise_maps(signed.relu()).numpy()
         found = [
-            point(cell, Heatmap(cam, *prepared.pixels.shape[:2], MapGeometry(32)), prepared.box, *picture.rgb.shape[:2])
+            point(cell, Heatmap(cam, *prepared.pixels.shape[:2], geometry), prepared.box, *picture.rgb.shape[:2])
             for cell, cam, (picture, prepared) in zip(cells, drawn, pairs, strict=True)
         ]
         return float(np.mean([pointing.hit for pointing in found if pointing]))
 
+    engine = TorchEngine(bundle.network, bundle.record.preprocessing, torch.device("cpu"))
+    geometry = engine.geometry
     with torch.inference_mode():
-        outputs = forward(bundle.network, bundle.record.preprocessing.normalise(pixels))
+        outputs = engine(pixels)
         classes = outputs.logits.argmax(1)
-        weight = bundle.network.fc.weight
+        weight = engine.head_weight
+        assert weight is not None
         learnt = maps(weight)
         generator = torch.Generator().manual_seed(0)
         shuffles = [torch.randperm(weight.numel(), generator=generator) for _ in range(20)]

@@ -232,7 +232,7 @@ def test_energies_of_outliers_are_kept_apart() -> None:
     assert losses[-1, -1][0] == pytest.approx((np.log(np.exp(9) + 1) - 3) ** 2, rel=1e-5)
 
 
-def test_the_last_epochs_see_mild_views(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_epochs_see_mild_views_at_one_rate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     shares: list[float] = []
     plain = Augmentation.apply
 
@@ -241,5 +241,19 @@ def test_the_last_epochs_see_mild_views(monkeypatch: pytest.MonkeyPatch) -> None
         return plain(self, *given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Augmentation, "apply", apply)
-    trainer(config(epochs=4, mild_last=0.5, batch_size=24, patience=4)).fit()
-    assert shares == [0.0, 0.0, 1.0, 1.0]
+    finish = {"epochs": 2, "learning_rate": 2e-4, "averaging": 0.9}
+    settings = config(epochs=5, finish=finish, batch_size=24, patience=5, schedule="one-cycle", averaging=0.5)
+    run = trainer(settings)
+    run.fit()
+    assert shares == [0.0, 0.0, 0.0, 1.0, 1.0]
+    rates = [row["learning_rate"] for row in run.progress.history]
+    assert rates[-2:] == [2e-4, 2e-4]
+    assert rates[0] < rates[1] < 3e-4
+    killed = trainer(settings, tmp_path / "checkpoint")
+    with pytest.raises(KeyboardInterrupt):
+        killed.fit(lambda epoch: (_ for _ in ()).throw(KeyboardInterrupt) if epoch.number == 4 else None)
+    resumed = trainer(settings, tmp_path / "checkpoint")
+    assert resumed.resume()
+    resumed.fit()
+    for one, other in zip(run.network.parameters(), resumed.network.parameters(), strict=True):
+        assert torch.equal(one, other)
