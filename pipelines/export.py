@@ -53,7 +53,8 @@ class _Exported(nn.Module):
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
         self.preprocessing: Preprocessing = bundle.record.preprocessing
-        self.engine = TorchEngine(bundle.network, self.preprocessing, torch.device("cpu"))
+        origin = bundle.record.heatmap_origin
+        self.engine = TorchEngine(bundle.network, self.preprocessing, torch.device("cpu"), origin)
         if self.engine.head_weight is None:
             raise SettingsError(
                 "export-no-maps",

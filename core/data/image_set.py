@@ -19,12 +19,10 @@ if TYPE_CHECKING:
 
     from core.data.class_folders import Sample
 
-__all__ = ["OUTLIER", "UNLABELLED", "ImageSet", "join_images", "load_images"]
+__all__ = ["OUTLIER", "ImageSet", "join_images", "load_images"]
 
 OUTLIER = -1
 """Label of an image that shows none of the classes."""
-UNLABELLED = -2
-"""Label of an image of which nobody said what it shows."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class ImageSet:
 
     Attributes:
         pixels: (N, H, W, 3) uint8, with room around the input for augmentation where that was asked for.
-        labels: Class indices (N,) int64, `OUTLIER` for images of no class, `UNLABELLED` for those without label.
+        labels: Class indices (N,) int64, `OUTLIER` for images of no class.
         sources: Index of each image's source, (N,) int64; images without one have their own.
         samples: Where each image came from.
         unreadable: Files that were left out.

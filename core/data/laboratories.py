@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 import yaml
-from PIL import Image
 from pydantic import AfterValidator, Field, ValidationError
 
 from core.data.boxes import read_boxed_cells, read_boxes
 from core.data.class_folders import ClassFolders, class_folder_names, read_class_folders
 from core.data.folds import fitting_folds, folds_by_source, most_folds
 from core.data.groups import SourceSettings
-from core.data.image_set import OUTLIER, UNLABELLED, ImageSet, join_images, load_images
+from core.data.image_set import OUTLIER, ImageSet, join_images, load_images
 from core.errors import DataError, SettingsError
 from core.settings import Settings, describe_problems
 
@@ -41,13 +40,9 @@ class Laboratory(SourceSettings):
     path: Path = Field(description="folder with one sub-folder per class, or with fields where `boxes` is given")
     boxes: Path | None = Field(None, description="CSV image,label,left,top,right,bottom, where images are fields")
     unknown: list[str] = Field([], description="classes of it that are taught as none of the known ones")
-    unlabelled: list[str] = Field([], description="classes of it that do not say which type a cell is of")
     ignored: list[str] = Field([], description="classes of it that are left out")
     half: Literal["even", "odd"] | None = Field(
         None, description="use every other image of each class only, in the order of their names"
-    )
-    image_size: tuple[int, int] | None = Field(
-        None, description="width and height of the images to use, where a folder mixes those of several cameras"
     )
     credit: str = Field("", max_length=500, description="who the images are by, and their licence; stands in the card")
     share: float = Field(1.0, gt=0, le=1000, description="how often its images are drawn, relative to the others'")
@@ -62,32 +57,18 @@ class Laboratory(SourceSettings):
         """List its images.
 
         Args:
-            class_names: Known classes; those of its own that are unknown, and then those that are unlabelled, are
-                numbered after them.
+            class_names: Known classes; those of its own that are unknown are numbered after them.
 
         Raises:
             DataError: Folder, boxes or groups cannot be used.
         """
-        names = (*class_names, *sorted(set(self.unknown)), *sorted(set(self.unlabelled)))
+        names = (*class_names, *sorted(set(self.unknown)))
         if self.boxes is None:
             data = read_class_folders(self.path, names, ignored=self.ignored)
         else:
             data = read_boxed_cells(self.path, self.boxes, names, ignored=self.ignored)
-        if self.image_size:
-            sizes = {path: _image_size(path) for path in {sample.path for sample in data.samples}}
-            fitting = tuple(sample for sample in data.samples if sizes[sample.path] in {None, self.image_size})
-            data = replace(data, samples=fitting)
         data = data.half(self.half) if self.half else data
         return data if self.groups is None else data.with_sources(self.groups, self.linked_groups)
-
-
-def _image_size(path: Path) -> tuple[int, int] | None:
-    """Return width and height as the file's head says; None where it cannot be read, which is told later."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, ValueError, Image.DecompressionBombError):
-        return None
 
 
 class _LaboratoriesFile(Settings):
@@ -169,9 +150,7 @@ class DataOptions(SourceSettings):
                     unknown=self.unknown,
                     half=self.half,
                     boxes=None,
-                    unlabelled=[],
                     ignored=[],
-                    image_size=None,
                     credit="",
                     share=1.0,
                 ),
@@ -230,17 +209,17 @@ class TrainingData:
         """
         laboratories = settings.laboratories_in(settings.data)
         found = [laboratory.found_classes for laboratory in laboratories]
-        further = {name for laboratory in laboratories for name in (*laboratory.unknown, *laboratory.unlabelled)}
-        names = class_names or tuple(sorted(set().union(*found) - further))
-        if foreign := sorted(set().union(*found) - further - set(names)):
+        unknown = {name for laboratory in laboratories for name in laboratory.unknown}
+        names = class_names or tuple(sorted(set().union(*found) - unknown))
+        if foreign := sorted(set().union(*found) - unknown - set(names)):
             raise DataError(
                 "unknown-class",
                 f"The bundle does not know {', '.join(foreign)}; give each as --unknown, or leave it out of the data.",
             )
         for laboratory, classes in zip(laboratories, found, strict=True):
-            if missing := {*laboratory.unknown, *laboratory.unlabelled} - classes:
+            if missing := set(laboratory.unknown) - classes:
                 raise DataError("empty-class", f"{laboratory.path} has no class {', '.join(sorted(missing))}.")
-            if not classes & {*names, *laboratory.unlabelled}:
+            if not classes & set(names):
                 raise DataError("no-classes", f"{laboratory.path} holds none of the classes {', '.join(names)}.")
         sets = [laboratory.read(names) for laboratory in laboratories]
         if len(sets) > 1:
@@ -271,7 +250,7 @@ class TrainingData:
     def load(
         self, preprocessing: Preprocessing, margin: float, threads: int, on_image: Callable[[], object] | None = None
     ) -> ImageSet:
-        """Decode every image once; the labels of unknown classes are `OUTLIER`, those of unlabelled `UNLABELLED`.
+        """Decode every image once; the labels of unknown classes are `OUTLIER`.
 
         Args:
             preprocessing: The record that the network will be used with.
@@ -284,11 +263,9 @@ class TrainingData:
         """
         known = len(self.class_names)
         loaded: list[ImageSet] = []
-        for laboratory, data in zip(self.laboratories, self.sets, strict=True):
+        for data in self.sets:
             images = load_images(data.samples, preprocessing, margin=margin, workers=threads, on_image=on_image)
-            typed = known + len(set(laboratory.unknown))
             labels = torch.where(images.labels < known, images.labels, OUTLIER)
-            labels = torch.where(images.labels < typed, labels, UNLABELLED)
             loaded.append(replace(images, labels=labels))
         return loaded[0] if len(loaded) == 1 else join_images(loaded, self.shares)
 
@@ -324,18 +301,17 @@ class TrainingData:
 
         Returns:
             Per fold, the rows of `images` to train on and those to validate on; fewer folds where no laboratory has
-            so many sources of its scarcest class. Images without label are trained on in each.
+            so many sources of its scarcest class.
 
         Raises:
             DataError: With code ``too-few-sources``.
         """
         row_of = {sample: row for row, sample in enumerate(images.samples)}
         folds = min(count, self._most_folds())
-        per_set = [folds_by_source(data, folds, seed, exactly=True) for data in self._labelled()]
-        without_label = [row for row, label in enumerate(images.labels.tolist()) if label == UNLABELLED]
+        per_set = [folds_by_source(data, folds, seed, exactly=True) for data in self.sets]
         return [
             (
-                [row for sides in per_set for row in _rows(sides[fold][0], row_of)] + without_label,
+                [row for sides in per_set for row in _rows(sides[fold][0], row_of)],
                 [row for sides in per_set for row in _rows(sides[fold][1], row_of)],
             )
             for fold in range(folds)
@@ -345,7 +321,7 @@ class TrainingData:
         """Return how many folds the laboratory with the most sources of its scarcest class allows."""
         most: list[int] = []
         problems: list[DataError] = []
-        for data in self._labelled():
+        for data in self.sets:
             try:
                 most.append(most_folds(data))
             except DataError as error:  # noqa: PERF203 - there are a few laboratories
@@ -353,14 +329,6 @@ class TrainingData:
         if not most:
             raise problems[0]
         return max(most)
-
-    def _labelled(self) -> list[ClassFolders]:
-        """Return the laboratories' images without those that have no label."""
-        parts: list[ClassFolders] = []
-        for laboratory, data in zip(self.laboratories, self.sets, strict=True):
-            typed = len(self.class_names) + len(set(laboratory.unknown))
-            parts.append(replace(data, samples=tuple(sample for sample in data.samples if sample.label < typed)))
-        return [part for part in parts if part.samples]
 
 
 def _rows(data: ClassFolders, row_of: dict[Sample, int]) -> list[int]:

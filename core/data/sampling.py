@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from core.data.image_set import OUTLIER, UNLABELLED
+from core.data.image_set import OUTLIER
 
 if TYPE_CHECKING:
     from core.data.image_set import ImageSet
@@ -20,26 +20,24 @@ def sampling_weights(images: ImageSet, labels: torch.Tensor, config: TrainingCon
 
     Args:
         images: The images to draw from.
-        labels: Class indices of the images (N,), `OUTLIER` for outliers, `UNLABELLED` for those without label.
-        config: The training's settings, of which `balance` and the shares are used.
+        labels: Class indices of the images (N,), `OUTLIER` for outliers.
+        config: The training's settings, of which `balance` and `outlier_share` are used.
 
     Returns:
         (N,) float64 that sums to 1, or None where every image counts the same and is drawn once per pass.
     """
-    if config.balance == "none" and images.domains is None and not (labels < 0).any():
+    outliers = labels == OUTLIER
+    if config.balance == "none" and images.domains is None and not outliers.any():
         return None
     weights = _balanced(labels, images.sources, config.balance)
     if images.domains is not None:
         shares = torch.ones(len(labels)) if images.shares is None else images.shares
         weights = _shared(weights, labels, images.domains, shares)
-    rest = 1.0
-    for kind, share in ((UNLABELLED, config.unlabelled_share), (OUTLIER, config.outlier_share)):
-        rows = labels == kind
-        if rows.any():
-            weights[rows] *= rest * share / weights[rows].sum()
-            rest *= 1 - share
-    known = labels >= 0
-    weights[known] *= rest / weights[known].sum()
+    known = weights[~outliers].sum()
+    share = config.outlier_share if bool(outliers.any()) else 0.0
+    weights[~outliers] *= (1 - share) / known
+    if share:
+        weights[outliers] *= share / weights[outliers].sum()
     return weights
 
 

@@ -117,7 +117,6 @@ class LaboratoryRecord(Settings):
     images: dict[str, int] = Field(description="images, or marked cells, per class; unknown classes after the known")
     sources: dict[str, int] = Field(description="named sources per class")
     unknown: list[str] = Field(description="classes that were taught as none of the known ones")
-    unlabelled: list[str] = Field([], description="classes that do not say which type a cell is of")
     share: float = Field(description="how often its images were drawn, relative to the others'")
     credit: str = Field("", description="who the images are by, and their licence")
 
@@ -156,6 +155,9 @@ class BundleRecord(Settings):
     )
     data: Annotated[DataRecord | None, BeforeValidator(_none_if_empty)] = Field(
         None, description="the images it was trained on; none where they are not known"
+    )
+    heatmap_origin: tuple[float, float] | None = Field(
+        None, description="row and column of the input that the last map's first value looks at; none: by the padding"
     )
     replay: ReplayRecord | None = Field(None, description="features of training images that it keeps, if any")
     adaptation: AdaptationRecord | None = Field(None, description="the unlabelled images it was adapted to, if any")

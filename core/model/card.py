@@ -281,8 +281,6 @@ def _laboratories(data: DataRecord) -> str:
     credit_lines = [
         f"- {laboratory.name}: {laboratory.credit}" for laboratory in data.laboratories if laboratory.credit
     ]
-    if without := [laboratory.name for laboratory in data.laboratories if laboratory.unlabelled]:
-        rows += ["", f"No label of {', '.join(without)} was used: its cells are what the network itself is sure of."]
     return "\n".join([*head, *rows, *(["", "Images by:", "", *credit_lines] if credit_lines else [])])
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from core.errors import SettingsError
+from core.images.heatmap import MapGeometry
 from core.model.geometry import find_geometry
 from core.model.gradcam import head_gradcam, one_pass_gradcam
 
@@ -44,6 +45,8 @@ class TorchEngine(nn.Module):
         network: In evaluation mode; a copy of it is used, with its batch norms folded.
         preprocessing: The record that the network was trained with.
         device: Device to run on.
+        origin: Row and column of the input that the first value of the feature map looks at, where that was measured;
+            otherwise what the layers' padding says.
 
     Attributes:
         geometry: The grid of the feature map on the input.
@@ -60,7 +63,13 @@ class TorchEngine(nn.Module):
         torch.Size([2, 512, 7, 7])
     """
 
-    def __init__(self, network: nn.Module, preprocessing: Preprocessing, device: torch.device) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        preprocessing: Preprocessing,
+        device: torch.device,
+        origin: tuple[float, float] | None = None,
+    ) -> None:
         super().__init__()
         self.device = device
         self._preprocessing = preprocessing
@@ -68,7 +77,8 @@ class TorchEngine(nn.Module):
         folded = fold_batch_norm(network, probe)
         with torch.inference_mode():
             outputs = forward(folded, probe)
-        self.geometry = find_geometry(folded, probe, outputs.feature_map.shape[2:])
+        geometry = find_geometry(folded, probe, outputs.feature_map.shape[2:])
+        self.geometry = geometry if origin is None else MapGeometry(geometry.stride, *origin)
         self._closed = _ends_in_linear(folded, outputs)
         self._network: nn.Module = folded.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 

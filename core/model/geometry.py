@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from core.images.heatmap import MapGeometry
+from core.images.heatmap import MapGeometry, find_peak
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["find_geometry"]
+    from numpy.typing import NDArray
+
+__all__ = ["find_geometry", "measure_origin"]
 
 
 def find_geometry(network: nn.Module, probe: torch.Tensor, shape: Sequence[int]) -> MapGeometry:
@@ -59,6 +62,33 @@ def find_geometry(network: nn.Module, probe: torch.Tensor, shape: Sequence[int])
     rest = max(1, (known[-1]["reduction"] if known else round(probe.shape[-2] / shape[0])) // stride)
     first = [place + stride * (rest - 1) / 2 for place in first]
     return MapGeometry(stride * rest, *first)
+
+
+def measure_origin(maps: NDArray[np.float32], turned: NDArray[np.float32], side: int, stride: int) -> float:
+    """Measure where the first row of a network's maps looks, by images and the same images upside down.
+
+    What lies at row r of the input lies at row ``side - 1 - r`` of the input upside down, wherever the layers' padding
+    says that the values look: a trained network's values can look elsewhere, by half a stride and more. So the peaks
+    p and q of the two maps tell the origin: 2 * origin = side - 1 - stride * (p + q).
+
+    Args:
+        maps: Maps of images, (N, h, w), 0 or more; those without evidence do not count.
+        turned: Maps of the same images with their rows in reverse, (N, h, w).
+        side: Height of the input.
+        stride: Rows of the input from one row of the maps to the next.
+
+    Returns:
+        Row of the input, the median over the images; not a number where no map has evidence.
+
+    Example:
+        >>> left = measure_origin(maps.transpose(0, 2, 1), mirrored.transpose(0, 2, 1), width, stride)
+    """
+    origins = [
+        (side - 1 - stride * (find_peak(one)[0] + find_peak(other)[0])) / 2
+        for one, other in zip(maps, turned, strict=True)
+        if one.any() and other.any()
+    ]
+    return float(np.median(origins)) if origins else float("nan")
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:

@@ -49,7 +49,8 @@ class Predictor:
     def __init__(self, bundle: Bundle, device: str = "auto") -> None:
         self.bundle = bundle
         self.device = choose_device(device)
-        self._engine = TorchEngine(bundle.network, bundle.record.preprocessing, self.device)
+        record = bundle.record
+        self._engine = TorchEngine(bundle.network, record.preprocessing, self.device, record.heatmap_origin)
 
     def prepare(self, data: bytes, marked: Box | None = None) -> tuple[Picture, Prepared]:
         """Decode one file and cut out the network's input; safe to call from several threads.

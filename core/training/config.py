@@ -60,10 +60,7 @@ class TrainingConfig(Settings):
         "none", description="draw images evenly, by class, or by class, laboratory and source"
     )
     outlier_share: float = Field(
-        0.1, ge=0, lt=1, description="share of the labelled images drawn that are outliers, where there are any"
-    )
-    unlabelled_share: float = Field(
-        0.1, ge=0, lt=1, description="share of the images drawn that have no label, where there are any"
+        0.1, ge=0, lt=1, description="share of the images drawn that are outliers, where there are any"
     )
     replay: int = Field(
         0,

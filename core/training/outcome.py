@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from core.data.image_set import UNLABELLED
 from core.data.sampling import sampling_weights
 from core.evaluation.plots import confusion_png, curves_png
 from core.model.bundle import (
@@ -21,7 +21,9 @@ from core.model.bundle import (
     save_bundle,
 )
 from core.model.card import write_card
+from core.model.engine import TorchEngine
 from core.model.familiarity import Familiarity, fit_familiarity
+from core.model.geometry import measure_origin
 from core.model.replay import REPLAY, Replay, record_replay
 from core.training.held_out import choose_away, choose_confidence, measure
 from core.training.rehearsal import remembered
@@ -29,6 +31,7 @@ from core.training.rehearsal import remembered
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from numpy.typing import NDArray
     from torch import nn
 
     from core.training.held_out import HeldOut
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
 __all__ = ["write_bundle"]
 
 _AT_ONCE = 64
+_LOOKED_AT = 256
+"""Images that tell where the values of the last map look."""
 
 
 def write_bundle(
@@ -104,6 +109,29 @@ def _familiarity(run: TrainingRun) -> Familiarity | None:
     )
 
 
+def _heatmap_origin(run: TrainingRun, network: nn.Module) -> tuple[float, float] | None:
+    """Measure where the values of the last map look, on images of known classes, turned upside down and mirrored."""
+    rows = np.flatnonzero(run.known(list(range(len(run.images)))))
+    rows = np.random.default_rng(0).permutation(rows)[:_LOOKED_AT]
+    height, width = run.recipe.preprocessing.size
+    engine = TorchEngine(network, run.recipe.preprocessing, torch.device("cpu"))
+    stride = engine.geometry.stride
+
+    def maps(inputs: torch.Tensor) -> NDArray[np.float32]:
+        parts: list[torch.Tensor] = []
+        with torch.inference_mode():
+            for part in inputs.split(_AT_ONCE):
+                outputs = engine(part)
+                parts.append(engine.gradcam(outputs, outputs.logits.argmax(1)))
+        return torch.cat(parts).numpy()
+
+    inputs = run.images.inputs[torch.from_numpy(rows)]
+    plain, turned, mirrored = maps(inputs), maps(inputs.flip(1)), maps(inputs.flip(2))
+    top = measure_origin(plain, turned, height, stride)
+    left = measure_origin(plain.transpose(0, 2, 1), mirrored.transpose(0, 2, 1), width, stride)
+    return None if math.isnan(top) or math.isnan(left) else (top, left)
+
+
 def _remembered(run: TrainingRun, network: nn.Module) -> Remembered | None:
     """Count what is left of what the starting bundle knew, where it keeps features of its training images."""
     if run.replay is None:
@@ -117,7 +145,6 @@ def _kept(run: TrainingRun, network: nn.Module) -> Replay | None:
     config, size = run.recipe.training, run.recipe.preprocessing.size
     weights = sampling_weights(run.images, run.images.labels, config)
     weights = torch.ones(len(run.images), dtype=torch.float64) if weights is None else weights
-    weights = torch.where(run.images.labels == UNLABELLED, 0.0, weights)
     count = min(config.replay, int((weights > 0).sum()))
     if not count:
         return run.replay
@@ -157,7 +184,6 @@ def _data_record(run: TrainingRun, held_out: HeldOut) -> DataRecord:
                 images=data.counts(),
                 sources=data.source_counts(),
                 unknown=laboratory.unknown,
-                unlabelled=laboratory.unlabelled,
                 share=laboratory.share,
                 credit=laboratory.credit,
             )

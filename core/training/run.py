@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from core.data.image_set import UNLABELLED
+from core.data.image_set import OUTLIER
 from core.data.laboratories import DataSettings, TrainingData
 from core.errors import SettingsError
 from core.model.network import build_network
@@ -159,12 +159,12 @@ class TrainingRun:
         sides: dict[str, tuple[list[int], list[int]]] = {}
         for number, laboratory in enumerate(self.data.laboratories):
             own = domains == number
-            if not bool((own & (labels >= 0)).any()):
+            if not bool((own & (labels != OUTLIER)).any()):
                 continue
             rest = (~own).nonzero()[:, 0].tolist()
-            if not bool((~own & (labels >= 0)).any()):
+            if not bool((~own & (labels != OUTLIER)).any()):
                 raise SettingsError("one-laboratory", f"Without {laboratory.name} no labelled laboratory is left.")
-            sides[laboratory.name] = (rest, (own & (labels != UNLABELLED)).nonzero()[:, 0].tolist())
+            sides[laboratory.name] = (rest, own.nonzero()[:, 0].tolist())
         return sides
 
     def left_out(self, rows: list[int]) -> int:
@@ -177,7 +177,7 @@ class TrainingRun:
         chosen: list[int] = []
         for row in validation:
             source = int(self.images.sources[row])
-            if int(self.images.labels[row]) >= 0 and seen[source] < _WATCHED_PER_SOURCE:
+            if int(self.images.labels[row]) != OUTLIER and seen[source] < _WATCHED_PER_SOURCE:
                 chosen.append(row)
             seen[source] += 1
         return self.images.select(chosen)
@@ -231,7 +231,7 @@ class TrainingRun:
 
     def known(self, rows: list[int]) -> NDArray[np.bool_]:
         """Say which rows are of known classes, (N,) bool."""
-        return self.images.labels.numpy()[rows] >= 0
+        return self.images.labels.numpy()[rows] != OUTLIER
 
     def domains(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
         """Return the number of each row's laboratory, where there are several."""

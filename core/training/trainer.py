@@ -15,13 +15,12 @@ from torch.optim import Adam, AdamW
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from core.data.image_set import OUTLIER, UNLABELLED
+from core.data.image_set import OUTLIER
 from core.data.sampling import sampling_weights
 from core.errors import DataError, SettingsError
 from core.model.engine import forward
 from core.training.checkpoint import load_checkpoint, save_checkpoint
 from core.training.mixstyle import mixed_styles
-from core.training.pseudo_labels import pseudo_targets
 from core.training.rehearsal import Rehearsal
 
 if TYPE_CHECKING:
@@ -96,7 +95,6 @@ class Trainer:
         preprocessing: Record that the network will be used with.
         train: Training images, prepared with the margin of ``config.augmentation``. Outliers in it are taught to
             be like no class: their target is uniform (outlier exposure, Hendrycks et al. 2019, arXiv:1812.04606).
-            Images without labels get those of the average of the network (`pseudo_targets`).
         validation: Validation images, prepared without margin; none: the last weights are kept.
         class_names: Names of the classes.
         device: Torch device.
@@ -136,10 +134,6 @@ class Trainer:
         self.steps_per_epoch = max(1, count // config.batch_size)
         if len(train) < 2:
             raise DataError("too-few-images", f"Training needs at least 2 images, not {len(train)}.")
-        if bool((self._labels == UNLABELLED).any()) and not config.averaging:
-            raise SettingsError(
-                "no-teacher", "Images without labels are labelled by the average of the weights; set `averaging`."
-            )
         if validation is None and config.keep == "best":
             raise SettingsError("no-validation", "Without validation images no epoch is best; keep the last weights.")
         self._autocast = config.precision == "auto" and has_bfloat16(self.device)
@@ -244,7 +238,7 @@ class Trainer:
             for step, chosen in enumerate(order.split(self.config.batch_size)[: self.steps_per_epoch], start=1):
                 batch, labels, targets = self._batch(chosen, generator)
                 loss, correct = self._step(batch, labels, targets, generator)
-                total += torch.stack((loss, correct, (labels >= 0).sum()))
+                total += torch.stack((loss, correct, (labels != OUTLIER).sum()))
                 if on_step:
                     on_step(step)
         summed_loss, right, known = total.tolist()
@@ -277,12 +271,6 @@ class Trainer:
         views = augmentation.apply(pixels, height, width, generator)
         batch = self.preprocessing.normalise(views).contiguous(memory_format=torch.channels_last)
         labels, targets = (part[chosen].to(self.device, non_blocking=True) for part in (self._labels, self._targets))
-        unlabelled = chosen[self._labels[chosen] == UNLABELLED]
-        if self._average and len(unlabelled):
-            plain = self.preprocessing.normalise(self.train.inputs[unlabelled].to(self.device))
-            plain = plain.contiguous(memory_format=torch.channels_last)
-            guessed = pseudo_targets(self._average.module, plain, self.config.label_smoothing)
-            targets = targets.masked_scatter((labels == UNLABELLED).unsqueeze(1), guessed)
         return batch, labels, targets
 
     def _step(
@@ -371,7 +359,7 @@ def _targets(labels: torch.Tensor, num_classes: int, smoothing: float) -> torch.
     """Return what the softmax shall be, (N, C) float32: smoothed one-hot rows, uniform for outliers."""
     one_hot = functional.one_hot(labels.clamp_min(0), num_classes).float()
     uniform = torch.full_like(one_hot, 1 / num_classes)
-    return torch.where((labels < 0).unsqueeze(1), uniform, torch.lerp(one_hot, uniform, smoothing))
+    return torch.where((labels == OUTLIER).unsqueeze(1), uniform, torch.lerp(one_hot, uniform, smoothing))
 
 
 def _energy_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -379,7 +367,7 @@ def _energy_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     energies = -logits.logsumexp(dim=1)
     known = functional.relu(energies - _KNOWN_ENERGY)
     outliers = functional.relu(_OUTLIER_ENERGY - energies)
-    return (torch.where(labels == OUTLIER, outliers, known).square() * (labels != UNLABELLED)).mean()
+    return torch.where(labels == OUTLIER, outliers, known).square().mean()
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from core.data.boxes import read_boxes
-from core.data.image_set import UNLABELLED
 from core.data.laboratories import DataOptions, DataSettings, TrainingData, read_laboratories
 from core.errors import DataError, SettingsError
 from core.images.cells import Box, CellFinder
@@ -130,30 +129,3 @@ def test_boxes_that_are_none_are_refused_with_their_line(text: str, says: str, t
         read_boxes(tmp_path / "boxes.csv")
     with pytest.raises(DataError, match="cannot be read"):
         read_boxes(tmp_path / "nothing.csv")
-
-
-def test_a_laboratory_without_labels_is_trained_on_in_every_fold_and_never_measured(place: Path) -> None:
-    lines = (place / "boxes.csv").read_text().replace("MONOCYTE", "WBC").replace("LYMPHOCYTE", "WBC")
-    (place / "cells.csv").write_text(lines)
-    entry = "  - {name: more, path: fields, boxes: cells.csv, unlabelled: [WBC]}\n"
-    (place / "labs.yaml").write_text((place / "labs.yaml").read_text() + entry)
-    data = TrainingData.read(DataSettings(data=place / "labs.yaml"))
-    assert data.class_names == ("EOSINOPHIL", "MONOCYTE")
-    images = data.load(Preprocessing(height=64, width=64, cell=CellFinder()), 1.0, 2)
-    assert images.labels.tolist() == [0, 0, 1, 1, 1, -1, 1, -1] + [UNLABELLED] * 4
-    folds = data.folds(images, 2, 0)
-    assert len(folds) == 2
-    for training, validation in folds:
-        assert set(training) >= {8, 9, 10, 11}
-        assert sorted([*training, *validation]) == list(range(12))
-    assert set(data.split(images, 0.5, 0)[0]) >= {8, 9, 10, 11}
-
-
-def test_only_images_of_one_size_are_taken_where_a_folder_mixes_cameras(place: Path) -> None:
-    field = cv2.imread(str(place / "fields" / "slide0_1.png"))
-    height, width = field.shape[:2]
-    cv2.imwrite(str(place / "fields" / "slide0_1.png"), cv2.resize(field, (width * 2, height * 2)))
-    (fields,) = read_laboratories(place / "labs.yaml")[1:]
-    sized = fields.model_copy(update={"image_size": (width, height)})
-    assert {sample.path.name for sample in sized.read(("MONOCYTE",)).samples} == {"slide1_1.png"}
-    assert len(fields.read(("MONOCYTE",)).samples) == 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from core.data.image_set import OUTLIER, UNLABELLED, ImageSet
+from core.data.image_set import OUTLIER, ImageSet
 from core.data.sampling import sampling_weights
 from core.training.config import TrainingConfig
 
@@ -61,10 +61,3 @@ def test_a_class_that_only_one_laboratory_has_keeps_its_weight() -> None:
     weights = weigh(images([0, 1], [0, 1], [0, 1], (1.0, 5.0)), balance="class")
     assert weights is not None
     assert weights.tolist() == pytest.approx([0.5, 0.5])
-
-
-def test_images_without_labels_get_their_share_and_outliers_theirs_of_the_rest() -> None:
-    data = images([0, 1, 1, OUTLIER, UNLABELLED, UNLABELLED], list(range(6)), [0, 0, 0, 0, 1, 1])
-    weights = weigh(data, balance="source", outlier_share=0.2, unlabelled_share=0.1)
-    assert weights is not None
-    assert weights.tolist() == pytest.approx([0.36, 0.18, 0.18, 0.18, 0.05, 0.05])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,9 +13,10 @@ from scipy.stats import spearmanr
 from core.evaluation.localisation import point
 from core.images.cells import Box, find_white_cell
 from core.images.drawings import CLASS_NAMES, draw_field
-from core.images.heatmap import Heatmap, MapGeometry
+from core.images.heatmap import Heatmap, MapGeometry, find_peak
 from core.model.bundle import load_bundle
 from core.model.engine import TorchEngine
+from core.model.geometry import measure_origin
 from core.model.gradcam import normalise_maps
 from core.model.predictor import Predictor
 
@@ -65,6 +67,32 @@ def test_a_peak_on_the_cell_hits_and_beside_it_misses() -> None:
     assert not nothing.hit
 
 
+def test_a_peak_lies_between_values_that_share_it() -> None:
+    values = np.zeros((4, 5), np.float32)
+    assert find_peak(values) == (0.0, 0.0)
+    values[3, 4] = 0.5
+    assert find_peak(values) == (3.0, 4.0)
+    values[3, 3] = 0.5
+    assert find_peak(values) == (3.0, 3.5)
+    values[0, 0] = 0.4
+    assert find_peak(values) == (3.0, 3.5), "what is far away does not count"
+
+
+def test_where_the_maps_look_is_measured_by_turning_the_images() -> None:
+    """Maps of a network whose values look 9 rows further down than its padding says."""
+    rng = np.random.default_rng(0)
+    places = rng.uniform(30, 98, (40, 2))
+
+    def maps(places: np.ndarray) -> np.ndarray:
+        rows, columns = (9 + 32 * np.arange(4) - places[:, [axis]] for axis in (0, 1))
+        return np.exp(-(rows[:, :, None] ** 2 + columns[:, None, :] ** 2) / 2 / 24**2).astype(np.float32)
+
+    turned = places * [-1, 1] + [127, 0]
+    assert measure_origin(maps(places), maps(turned), 128, 32) == pytest.approx(9, abs=1.5)
+    nothing = np.zeros((1, 4, 4), np.float32)
+    assert math.isnan(measure_origin(nothing, nothing, 128, 32))
+
+
 def test_the_shipped_bundle_looks_at_the_cell(shipped: Path, blood_cells: Path) -> None:
     predictor = Predictor(load_bundle(shipped), "cpu")
     files = sorted((blood_cells / "images" / "TEST_SIMPLE").glob("*/*"))
@@ -104,7 +132,8 @@ def test_randomising_the_head_destroys_the_maps(shipped: Path, blood_cells: Path
         ]
         return float(np.mean([pointing.hit for pointing in found if pointing]))
 
-    engine = TorchEngine(bundle.network, bundle.record.preprocessing, torch.device("cpu"))
+    record = bundle.record
+    engine = TorchEngine(bundle.network, record.preprocessing, torch.device("cpu"), record.heatmap_origin)
     geometry = engine.geometry
     with torch.inference_mode():
         outputs = engine(pixels)
