@@ -44,8 +44,9 @@ class TrainSettings(TrainingSettings):
     folds: int = Field(
         0, ge=0, le=20, description="train on everything, validate out of fold; 0: one validation set (--start: 4)"
     )
-    leave_out_each: bool = Field(
-        False, description="train without each laboratory in turn as well: measured on it, and thresholds chosen by it"
+    in_turn: list[str] = Field(
+        [],
+        description="laboratories: train without each of them as well, to measure on it and to choose thresholds by it",
     )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     threads: int | None = Field(None, ge=1, description="torch and decoding threads; otherwise all cores")
@@ -67,6 +68,22 @@ class TrainSettings(TrainingSettings):
         defaults = {"recipe": "adapt", "folds": 4}
         return self.model_copy(update={name: defaults[name] for name in defaults.keys() - self.model_fields_set})
 
+    def check_in_turn(self) -> None:
+        """Refuse what ``--in-turn`` cannot leave out.
+
+        Raises:
+            SettingsError: With code ``laboratories-options``.
+        """
+        if not self.in_turn:
+            return
+        if not names_laboratories(self.data):
+            raise SettingsError("laboratories-options", "--in-turn needs a file of laboratories as DATA.")
+        names = {laboratory.name for laboratory in self.laboratories_in(self.data)}
+        if absent := set(self.in_turn) - names:
+            raise SettingsError("laboratories-options", f"{self.data} has no laboratory {', '.join(sorted(absent))}.")
+        if len(names) < 2:
+            raise SettingsError("laboratories-options", f"Without {min(names)} there is nothing to train on.")
+
 
 def train(settings: TrainSettings) -> int:
     """Run the command; return its exit code.
@@ -79,8 +96,7 @@ def train(settings: TrainSettings) -> int:
     start = load_bundle(settings.start) if settings.start else None
     if settings.folds == 1:
         raise SettingsError("one-fold", "One fold leaves nothing to train on; give --folds 0 or at least 2.")
-    if settings.leave_out_each and not names_laboratories(settings.data):
-        raise SettingsError("laboratories-options", "--leave-out-each needs a file of laboratories as DATA.")
+    settings.check_in_turn()
     work = WorkFolder(settings.out, resume=settings.resume)
     torch.set_num_threads(settings.threads or torch.get_num_threads())
     run = prepare_run(
@@ -92,7 +108,7 @@ def train(settings: TrainSettings) -> int:
     )
     networks = Networks(run, work, resume=settings.resume)
     trained = networks.with_folds(settings.folds) if settings.folds else networks.with_validation()
-    away = networks.away() if settings.leave_out_each else None
+    away = networks.away(settings.in_turn) if settings.in_turn else None
     bundle = write_bundle(run, settings.out, trained.network, trained.held_out, trained.facts, away=away)
     rows = trained.held_out.rows
     here = [row for row, known in zip(rows, run.known(rows), strict=True) if known]

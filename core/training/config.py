@@ -18,7 +18,7 @@ class Finish(Settings):
     Averaging along a constant rate: Izmailov et al. 2018, arXiv:1803.05407.
     """
 
-    epochs: int = Field(ge=1, description="number of these epochs")
+    share: float = Field(gt=0, lt=1, description="share of all epochs that they are")
     learning_rate: float = Field(gt=0, description="learning rate")
     averaging: float = Field(gt=0, lt=1, description="decay per step of the running average of the weights")
 
@@ -74,3 +74,8 @@ class TrainingConfig(Settings):
     augmentation: Augmentation = Field(
         default_factory=lambda: Augmentation.model_validate({}), description="random views"
     )
+
+    @property
+    def epochs_before_finish(self) -> int:
+        """Number of epochs before those of `finish`; at least one."""
+        return max(1, self.epochs - (round(self.epochs * self.finish.share) if self.finish else 0))

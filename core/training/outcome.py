@@ -84,6 +84,7 @@ def write_bundle(
         training=TrainingRecord.model_validate(facts | run.recipe.training.model_dump()),
         data=_data_record(run, held_out),
         familiarity=_familiarity(run),
+        heatmap_origin=_heatmap_origin(run, network),
         replay=kept.record(content) if kept else None,
     )
     extras = {

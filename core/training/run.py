@@ -13,7 +13,6 @@ from pydantic import Field
 
 from core.data.image_set import OUTLIER
 from core.data.laboratories import DataSettings, TrainingData
-from core.errors import SettingsError
 from core.model.network import build_network
 from core.model.predictor import choose_device
 from core.training.recipe import Recipe, load_recipe
@@ -27,9 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from core.data.image_set import ImageSet
-    from core.model.bundle import (
-        Bundle,
-    )
+    from core.model.bundle import Bundle
     from core.model.replay import Replay
 
 __all__ = ["TrainingRun", "TrainingSettings"]
@@ -148,24 +145,16 @@ class TrainingRun:
         """
         return self.data.split(self.images, self.settings.validation_share, self.settings.seed)
 
-    def without_each(self) -> dict[str, tuple[list[int], list[int]]]:
-        """Return, for each laboratory with images of known classes, the rows of the others and its own labelled ones.
+    def without_each(self, names: list[str]) -> dict[str, tuple[list[int], list[int]]]:
+        """Return, for each of some laboratories, the rows of all others and its own.
 
-        Raises:
-            SettingsError: With code ``one-laboratory`` where there are no others.
+        Args:
+            names: Names of the laboratories.
         """
-        labels = self.images.labels
-        domains = torch.zeros_like(labels) if self.images.domains is None else self.images.domains
-        sides: dict[str, tuple[list[int], list[int]]] = {}
-        for number, laboratory in enumerate(self.data.laboratories):
-            own = domains == number
-            if not bool((own & (labels != OUTLIER)).any()):
-                continue
-            rest = (~own).nonzero()[:, 0].tolist()
-            if not bool((~own & (labels != OUTLIER)).any()):
-                raise SettingsError("one-laboratory", f"Without {laboratory.name} no labelled laboratory is left.")
-            sides[laboratory.name] = (rest, own.nonzero()[:, 0].tolist())
-        return sides
+        domains = torch.zeros_like(self.images.labels) if self.images.domains is None else self.images.domains
+        known = [laboratory.name for laboratory in self.data.laboratories]
+        own = {name: domains == known.index(name) for name in names}
+        return {name: ((~part).nonzero()[:, 0].tolist(), part.nonzero()[:, 0].tolist()) for name, part in own.items()}
 
     def left_out(self, rows: list[int]) -> int:
         """Count the images that are not among `rows`: unreadable, unnamed, or set aside."""

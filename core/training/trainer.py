@@ -251,7 +251,7 @@ class Trainer:
     def _finish(self) -> Finish | None:
         """How the epoch that runs differs from the earlier ones, where it is one of the last."""
         finish = self.config.finish
-        return finish if finish and self.progress.epoch >= self.config.epochs - finish.epochs else None
+        return finish if finish and self.progress.epoch >= self.config.epochs_before_finish else None
 
     def _draw(self, generator: torch.Generator) -> torch.Tensor:
         wanted = self.steps_per_epoch * self.config.batch_size
@@ -411,7 +411,7 @@ def _schedule(optimizer: Adam | AdamW, config: TrainingConfig, steps_per_epoch: 
     if config.schedule == "step":
         return StepLR(optimizer, config.step_size, config.gamma)
     last = config.finish
-    steps = (config.epochs - (last.epochs if last else 0)) * steps_per_epoch
+    steps = config.epochs_before_finish * steps_per_epoch
     if last is None:
         return OneCycleLR(optimizer, config.learning_rate, total_steps=steps + 1)
     return _OneCycleThenFlat(optimizer, config.learning_rate, total_steps=steps + 1, flat=last.learning_rate)

@@ -83,14 +83,14 @@ class Networks:
         round_weights(final.network)
         return Trained(final.network, _join(parts, epochs), {"folds": len(folds), "folds_asked": asked})
 
-    def away(self) -> HeldOut:
-        """Train once without each laboratory, and classify its images by the network that never saw them.
+    def away(self, names: list[str]) -> HeldOut:
+        """Train once without each of some laboratories, and classify its images by the network that never saw them.
 
-        Raises:
-            SettingsError: With code ``one-laboratory`` where nothing is left to train on.
+        Args:
+            names: Names of the laboratories.
         """
         parts: list[HeldOut] = []
-        for name, (training, rows) in self._run.without_each().items():
+        for name, (training, rows) in self._run.without_each(names).items():
             say(f"without {name}: training on {len(training):,} images, measuring on {len(rows):,}")
             trainer = self._trainer(f"without-{len(parts) + 1}", training, None)
             parts.append(self._held_out(trainer, training, rows))

@@ -331,7 +331,7 @@ def test_what_was_learned_before_is_shown_again(data: Path, tmp_path: Path, caps
 def test_each_laboratory_is_left_out_and_chooses_the_thresholds(data: Path, tmp_path: Path) -> None:
     draw_other(tmp_path / "other", {**dict.fromkeys(CLASS_NAMES, 4), "DEBRIS": 4})
     file = write_laboratories(tmp_path / "labs.yaml", data, {"unknown": ["DEBRIS"]})
-    options = {"data": file, "groups": None, "epochs": 1, "samples": 0, "leave_out_each": True}
+    options = {"data": file, "groups": None, "epochs": 1, "samples": 0, "in_turn": ["home", "away"]}
     assert train(settings(data, tmp_path / "bundle", **options)) == 0
     bundle = load_bundle(tmp_path / "bundle")
     assert {name: part.image.n for name, part in bundle.metrics.away.items()} == {"home": 64, "away": 16}
@@ -339,5 +339,7 @@ def test_each_laboratory_is_left_out_and_chooses_the_thresholds(data: Path, tmp_
     card = (tmp_path / "bundle" / "README.md").read_text()
     assert "never seen, away" in card
     assert "a fifth" in card
+    with pytest.raises(SettingsError, match="no laboratory elsewhere"):
+        train(settings(data, tmp_path / "b", **options | {"in_turn": ["elsewhere"]}))
     with pytest.raises(SettingsError, match="needs a file of laboratories"):
-        train(settings(data, tmp_path / "other-bundle", leave_out_each=True))
+        train(settings(data, tmp_path / "other-bundle", in_turn=["home"]))

@@ -241,7 +241,7 @@ def test_the_last_epochs_see_mild_views_at_one_rate(monkeypatch: pytest.MonkeyPa
         return plain(self, *given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Augmentation, "apply", apply)
-    finish = {"epochs": 2, "learning_rate": 2e-4, "averaging": 0.9}
+    finish = {"share": 0.4, "learning_rate": 2e-4, "averaging": 0.9}
     settings = config(epochs=5, finish=finish, batch_size=24, patience=5, schedule="one-cycle", averaging=0.5)
     run = trainer(settings)
     run.fit()
