@@ -226,7 +226,9 @@ def print_notebook(bundle: Bundle, images: Images) -> None:
     part = images.measure(bundle, "TEST", rows)
     logits = predict_logits(bundle.network, images.sets["TEST"].inputs, images.preprocessing, 64)
     probabilities = bundle.record.confidence.probabilities(logits)
-    predicted = Predicted.of_samples(images.sets["TEST"].samples, images.class_names, probabilities).by_source()
+    predicted = Predicted.of_samples(
+        images.sets["TEST"].samples, images.class_names, probabilities, ood=energy(logits), flags=[""] * len(labels)
+    ).by_source()
     right = int((predicted.probabilities.argmax(axis=1) == predicted.labels).sum())
     print(
         f"\nTEST, notebook protocol: {part.accuracy:.1%} of {len(rows):,}; {right} of {len(predicted.labels)} sources"

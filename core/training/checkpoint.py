@@ -29,6 +29,7 @@ class Checkpoint:
         network: Parameters and buffers by name.
         best: The same, of the best epoch so far.
         average: The running average of parameters and buffers; empty where none is kept.
+        before_finish: Parameters and buffers that the last epochs began with; empty before.
         optimizer: Per parameter index, the optimizer's tensors by name.
         record: Everything that is not a tensor.
     """
@@ -36,15 +37,14 @@ class Checkpoint:
     network: dict[str, torch.Tensor]
     best: dict[str, torch.Tensor]
     average: dict[str, torch.Tensor]
+    before_finish: dict[str, torch.Tensor]
     optimizer: dict[int, dict[str, torch.Tensor]]
     record: dict[str, Any]
 
 
 def save_checkpoint(
     path: Path,
-    network: Mapping[str, torch.Tensor],
-    best: Mapping[str, torch.Tensor],
-    average: Mapping[str, torch.Tensor],
+    parts: Mapping[str, Mapping[str, torch.Tensor]],
     optimizer: Mapping[int, Mapping[str, torch.Tensor]],
     record: Mapping[str, Any],
 ) -> None:
@@ -52,18 +52,14 @@ def save_checkpoint(
 
     Args:
         path: File of the checkpoint.
-        network: Parameters and buffers by name.
-        best: The same, of the best epoch so far.
-        average: Their running average; empty where none is kept.
+        parts: Parameters and buffers by name, by the names of `Checkpoint`'s attributes.
         optimizer: Per parameter index, the optimizer's tensors by name.
         record: Everything that is not a tensor, as JSON can hold it.
 
     Raises:
         OSError: The file cannot be written; the error names it.
     """
-    tensors = {f"network/{name}": value for name, value in network.items()}
-    tensors |= {f"best/{name}": value for name, value in best.items()}
-    tensors |= {f"average/{name}": value for name, value in average.items()}
+    tensors = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
     for index, state in optimizer.items():
         tensors |= {f"optimizer/{index}/{name}": value for name, value in state.items()}
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
@@ -80,7 +76,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         DataError: With code ``checkpoint-damaged``.
     """
-    checkpoint = Checkpoint({}, {}, {}, {}, {})
+    checkpoint = Checkpoint({}, {}, {}, {}, {}, {})
     try:
         with safe_open(path, framework="pt") as file:
             checkpoint.record.update(json.loads(file.metadata()["record"]))

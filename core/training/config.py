@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from core.data.augmentation import Augmentation
 from core.settings import Settings
@@ -13,14 +13,15 @@ __all__ = ["Finish", "TrainingConfig"]
 
 
 class Finish(Settings):
-    """The last epochs: mild views, a constant learning rate, a longer average of the weights.
+    """The last epochs: another cycle of the learning rate, on other views.
 
-    Averaging along a constant rate: Izmailov et al. 2018, arXiv:1803.05407.
+    They begin with the average of the weights, and the mean of that and of what they end with is kept (weights of one
+    beginning can be averaged: Izmailov et al. 2018, arXiv:1803.05407; Wortsman et al. 2022, arXiv:2203.05482).
     """
 
     share: float = Field(gt=0, lt=1, description="share of all epochs that they are")
-    learning_rate: float = Field(gt=0, description="learning rate")
-    averaging: float = Field(gt=0, lt=1, description="decay per step of the running average of the weights")
+    learning_rate: float = Field(gt=0, description="largest learning rate")
+    augmentation: Augmentation = Field(description="their random views")
 
 
 class TrainingConfig(Settings):
@@ -74,6 +75,12 @@ class TrainingConfig(Settings):
     augmentation: Augmentation = Field(
         default_factory=lambda: Augmentation.model_validate({}), description="random views"
     )
+
+    @model_validator(mode="after")
+    def _check_finish(self) -> TrainingConfig:
+        if self.finish and self.keep == "best":
+            raise ValueError("a finish keeps the last weights; set keep to last")
+        return self
 
     @property
     def epochs_before_finish(self) -> int:

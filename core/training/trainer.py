@@ -74,18 +74,6 @@ class _Progress:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-class _OneCycleThenFlat(OneCycleLR):
-    """One cycle, and a constant learning rate for the steps after it."""
-
-    def __init__(self, optimizer: Adam | AdamW, largest: float, *, total_steps: int, flat: float) -> None:
-        self.flat = flat
-        super().__init__(optimizer, largest, total_steps=total_steps)
-
-    def get_lr(self) -> list[float | torch.Tensor]:
-        """Return the learning rate of each group of parameters."""
-        return super().get_lr() if self.last_epoch < self.total_steps - 1 else [self.flat for _ in self.base_lrs]
-
-
 class Trainer:
     """Trains one network on images in memory.
 
@@ -142,6 +130,7 @@ class Trainer:
         self._optimizer = _optimizer(self.network, config)
         self._schedule = _schedule(self._optimizer, config, self.steps_per_epoch)
         self._average = _average(self.network, config.averaging)
+        self._before_finish: dict[str, torch.Tensor] = {}
         self._best = _copy_state(self.network)
 
     def resume(self) -> bool:
@@ -160,6 +149,8 @@ class Trainer:
                 f"{self.checkpoint} belongs to a run with other settings or other data; give the same ones"
                 " again, or train without --resume.",
             )
+        if saved.before_finish:
+            self._begin_finish(saved.before_finish)
         self.network.load_state_dict(saved.network)
         self._best = saved.best
         if self._average:
@@ -202,7 +193,15 @@ class Trainer:
     @property
     def retained(self) -> dict[str, torch.Tensor]:
         """Weights that the run would end with now, by name: the best epoch's, or the last, as `config.keep` says."""
-        return self._best if self.config.keep == "best" else self._judged.state_dict()
+        if self.config.keep == "best":
+            return self._best
+        last = self._judged.state_dict()
+        return {
+            name: self._before_finish[name].to(value.device).lerp(value, 0.5)
+            if value.is_floating_point() and self._before_finish
+            else value
+            for name, value in last.items()
+        }
 
     @property
     def _judged(self) -> nn.Module:
@@ -211,6 +210,8 @@ class Trainer:
 
     def _run_epoch(self, on_step: Callable[[int], object] | None) -> Epoch:
         started = time.perf_counter()
+        if self._finish and not self._before_finish:
+            self._begin_finish(_copy_state(self._judged))
         rate = float(self._optimizer.param_groups[0]["lr"])
         loss, accuracy = self._train_epoch(on_step)
         validation_loss, validation_accuracy = self._validate()
@@ -249,9 +250,22 @@ class Trainer:
 
     @property
     def _finish(self) -> Finish | None:
-        """How the epoch that runs differs from the earlier ones, where it is one of the last."""
-        finish = self.config.finish
-        return finish if finish and self.progress.epoch >= self.config.epochs_before_finish else None
+        """How the last epochs differ, once one of them runs."""
+        return self.config.finish if self.progress.epoch >= self.config.epochs_before_finish else None
+
+    def _begin_finish(self, weights: dict[str, torch.Tensor]) -> None:
+        """Begin the last epochs with these weights."""
+        finish, config = self.config.finish, self.config
+        if finish is None:
+            return
+        self._before_finish = weights
+        self.network.load_state_dict(weights)
+        config = config.model_copy(
+            update={"learning_rate": finish.learning_rate, "epochs": config.epochs - config.epochs_before_finish}
+        ).model_copy(update={"finish": None})
+        self._optimizer = _optimizer(self.network, config)
+        self._schedule = _schedule(self._optimizer, config, self.steps_per_epoch)
+        self._average = _average(self.network, config.averaging)
 
     def _draw(self, generator: torch.Generator) -> torch.Tensor:
         wanted = self.steps_per_epoch * self.config.batch_size
@@ -265,9 +279,7 @@ class Trainer:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         pixels = self._pixels[chosen.to(self._pixels.device)].to(self.device, non_blocking=True)
         height, width = self.preprocessing.height, self.preprocessing.width
-        augmentation = self.config.augmentation
-        if self._finish:
-            augmentation = augmentation.model_copy(update={"mild_share": 1.0})
+        augmentation = (self._finish or self.config).augmentation
         views = augmentation.apply(pixels, height, width, generator)
         batch = self.preprocessing.normalise(views).contiguous(memory_format=torch.channels_last)
         labels, targets = (part[chosen].to(self.device, non_blocking=True) for part in (self._labels, self._targets))
@@ -288,7 +300,6 @@ class Trainer:
         loss.backward()
         self._optimizer.step()
         if self._average:
-            self._average.multi_avg_fn = get_ema_multi_avg_fn((self._finish or self.config).averaging)
             self._average.update_parameters(self.network)
         if self.config.schedule == "one-cycle":
             self._schedule.step()
@@ -328,7 +339,9 @@ class Trainer:
             "progress": vars(self.progress),
         }
         average = self._average.state_dict() if self._average else {}
-        save_checkpoint(self.checkpoint, self.network.state_dict(), self._best, average, optimizer["state"], record)
+        parts = {"network": self.network.state_dict(), "best": self._best, "average": average}
+        parts["before_finish"] = self._before_finish
+        save_checkpoint(self.checkpoint, parts, optimizer["state"], record)
 
 
 def predict_logits(
@@ -410,11 +423,7 @@ def _average(network: nn.Module, decay: float) -> AveragedModel | None:
 def _schedule(optimizer: Adam | AdamW, config: TrainingConfig, steps_per_epoch: int) -> LRScheduler:
     if config.schedule == "step":
         return StepLR(optimizer, config.step_size, config.gamma)
-    last = config.finish
-    steps = config.epochs_before_finish * steps_per_epoch
-    if last is None:
-        return OneCycleLR(optimizer, config.learning_rate, total_steps=steps + 1)
-    return _OneCycleThenFlat(optimizer, config.learning_rate, total_steps=steps + 1, flat=last.learning_rate)
+    return OneCycleLR(optimizer, config.learning_rate, total_steps=config.epochs_before_finish * steps_per_epoch + 1)
 
 
 def _copy_state(network: nn.Module) -> dict[str, torch.Tensor]:

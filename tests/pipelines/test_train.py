@@ -179,7 +179,7 @@ def test_one_fold_is_refused(data: Path, tmp_path: Path) -> None:
 def test_the_work_folder_loses_only_checkpoints(tmp_path: Path) -> None:
     work = WorkFolder(tmp_path / "bundle", resume=False)
     for name in ("checkpoint", "final", "fold-12"):
-        save_checkpoint(work.checkpoint(name), {}, {}, {}, {}, {})
+        save_checkpoint(work.checkpoint(name), {}, {}, {})
     (work.path / ".fold-12.safetensors.4711.tmp").write_bytes(b"what a kill leaves")
     notes = work.path / "notes.txt"
     notes.write_text("mine")

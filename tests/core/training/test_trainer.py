@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from scipy.special import softmax
 from sklearn.metrics import log_loss
 
@@ -232,28 +233,37 @@ def test_energies_of_outliers_are_kept_apart() -> None:
     assert losses[-1, -1][0] == pytest.approx((np.log(np.exp(9) + 1) - 3) ** 2, rel=1e-5)
 
 
-def test_the_last_epochs_see_mild_views_at_one_rate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    shares: list[float] = []
+def test_the_last_epochs_are_a_cycle_of_their_own_and_the_mean_is_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    contrasts: list[float] = []
     plain = Augmentation.apply
 
     def apply(self: Augmentation, *given: object) -> torch.Tensor:
-        shares.append(self.mild_share)
+        contrasts.append(self.contrast)
         return plain(self, *given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Augmentation, "apply", apply)
-    finish = {"share": 0.4, "learning_rate": 2e-4, "averaging": 0.9}
-    settings = config(epochs=5, finish=finish, batch_size=24, patience=5, schedule="one-cycle", averaging=0.5)
+    finish = {"share": 0.4, "learning_rate": 1e-4, "augmentation": {"contrast": 0.1}}
+    settings = config(epochs=5, finish=finish, batch_size=24, keep="last", schedule="one-cycle", averaging=0.5)
     run = trainer(settings)
-    run.fit()
-    assert shares == [0.0, 0.0, 0.0, 1.0, 1.0]
+    states: list[dict[str, torch.Tensor]] = []
+    run.fit(lambda _: states.append({name: value.clone() for name, value in run._judged.state_dict().items()}))
+    assert contrasts == [0.0, 0.0, 0.0, 0.1, 0.1]
     rates = [row["learning_rate"] for row in run.progress.history]
-    assert rates[-2:] == [2e-4, 2e-4]
-    assert rates[0] < rates[1] < 3e-4
-    killed = trainer(settings, tmp_path / "checkpoint")
-    with pytest.raises(KeyboardInterrupt):
-        killed.fit(lambda epoch: (_ for _ in ()).throw(KeyboardInterrupt) if epoch.number == 4 else None)
-    resumed = trainer(settings, tmp_path / "checkpoint")
-    assert resumed.resume()
-    resumed.fit()
-    for one, other in zip(run.network.parameters(), resumed.network.parameters(), strict=True):
-        assert torch.equal(one, other)
+    assert rates[1] > rates[2]
+    assert rates[2] < rates[3] <= 1e-4, "a cycle begins anew, at its own rate"
+    for name, value in run.network.state_dict().items():
+        if value.is_floating_point():
+            assert torch.allclose(value, (states[2][name] + states[4][name]) / 2, atol=1e-6)
+    for last in (3, 4):
+        killed = trainer(settings, tmp_path / f"{last}")
+        with pytest.raises(KeyboardInterrupt):
+            killed.fit(lambda epoch, last=last: (_ for _ in ()).throw(KeyboardInterrupt) if epoch.number == last else 0)
+        resumed = trainer(settings, tmp_path / f"{last}")
+        assert resumed.resume()
+        resumed.fit()
+        for one, other in zip(run.network.parameters(), resumed.network.parameters(), strict=True):
+            assert torch.equal(one, other)
+    with pytest.raises(ValidationError, match="set keep to last"):
+        config(finish=finish, keep="best")
