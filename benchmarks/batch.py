@@ -87,9 +87,9 @@ def gradcam_seconds(network: torch.nn.Module, batch: torch.Tensor) -> tuple[floa
     started = time.perf_counter()
     with torch.inference_mode():
         outputs = forward(network, batch)
-        normalise_maps(one_pass_gradcam(outputs.feature_map, network.fc.weight, classes)).numpy()
+        normalise_maps(one_pass_gradcam(outputs.feature_map, network.get_classifier().weight, classes)).numpy()
     ours = time.perf_counter() - started
-    with GradCAM(network, [network.layer4]) as package:
+    with GradCAM(network, [network.get_submodule("layer4" if hasattr(network, "layer4") else "bn2")]) as package:
         started = time.perf_counter()
         package(batch, [ClassifierOutputTarget(0)] * len(batch))
         return ours, time.perf_counter() - started

@@ -229,7 +229,9 @@ def test_the_onnx_file_gives_the_same_logits_and_maps(bundle: Bundle, small_bund
     np.testing.assert_allclose(logits, outputs.logits.numpy(), atol=1e-4)
     for label in range(len(CLASS_NAMES)):
         classes = torch.full((len(pixels),), label)
-        expected = normalise_maps(one_pass_gradcam(outputs.feature_map, bundle.network.fc.weight.detach(), classes))
+        expected = normalise_maps(
+            one_pass_gradcam(outputs.feature_map, bundle.network.get_classifier().weight.detach(), classes)
+        )
         found = normalise_maps(torch.from_numpy(maps[:, label]).relu())
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
     record = json.loads(session.get_modelmeta().custom_metadata_map["leukoray"])

@@ -25,7 +25,7 @@ def write_bundle(small_bundle: Path, folder: Path, seed: int) -> Path:
     first = load_bundle(small_bundle)
     torch.manual_seed(seed)
     with torch.no_grad():
-        first.network.fc.bias.add_(torch.randn(len(first.class_names)))
+        first.network.get_classifier().bias.add_(torch.randn(len(first.class_names)))
     save_bundle(folder, first.network, first.class_names, first.record, None, "# Another\n")
     return folder
 

@@ -142,7 +142,7 @@ def other_bundle(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -
     first = load_bundle(small_bundle)
     torch.manual_seed(5)
     with torch.no_grad():
-        first.network.fc.bias.add_(torch.randn(len(first.class_names)))
+        first.network.get_classifier().bias.add_(torch.randn(len(first.class_names)))
     folder = tmp_path_factory.mktemp("other") / "bundle"
     save_bundle(folder, first.network, first.class_names, first.record, None, "# Other\n")
     return folder

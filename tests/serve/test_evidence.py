@@ -35,7 +35,7 @@ def blind(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle in which every feature speaks against every class."""
     bundle = load_bundle(small_bundle)
     with torch.no_grad():
-        bundle.network.fc.weight.copy_(-bundle.network.fc.weight.abs())
+        bundle.network.get_classifier().weight.copy_(-bundle.network.get_classifier().weight.abs())
     folder = tmp_path_factory.mktemp("blind") / "bundle"
     save_bundle(folder, bundle.network, bundle.class_names, bundle.record, None, "")
     return folder

@@ -117,7 +117,7 @@ def test_a_damaged_or_foreign_bundle_is_refused_in_one_sentence(damage: str, cop
 def test_weights_that_are_not_numbers_are_refused(small_bundle: Path, tmp_path: Path) -> None:
     bundle = load_bundle(small_bundle)
     with torch.no_grad():
-        bundle.network.fc.bias[0] = float("nan")
+        bundle.network.get_classifier().bias[0] = float("nan")
     with pytest.raises(BundleError, match="not numbers"):
         save_bundle(tmp_path / "nan", bundle.network, bundle.class_names, bundle.record, None, "")
 
@@ -137,8 +137,8 @@ def test_the_shipped_bundle_is_small_and_whole(shipped: Path) -> None:
     confusion = np.array(validation.confusion)
     assert confusion.sum() == validation.n
     assert np.trace(confusion) / confusion.sum() == pytest.approx(validation.accuracy.value)
-    assert list(bundle.metrics.evaluations) == ["TEST", "TEST_SIMPLE", "PBC, other half"]
+    assert list(bundle.metrics.evaluations) == ["TEST", "TEST_SIMPLE", "Barcelona test", "Tehran"]
     card = (shipped / "README.md").read_text()
-    assert card == write_card("blood-cells", bundle.class_names, bundle.record, bundle.metrics)
+    assert card == write_card("blood-cells", bundle.class_names, bundle.record, bundle.metrics, bundle.architecture)
     assert f"{validation.accuracy.value:.3f}" in card
     assert "For Research Use Only. Not for use in diagnostic procedures." in card

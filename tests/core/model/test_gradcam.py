@@ -37,13 +37,20 @@ def real(shipped: Path, blood_cells: Path) -> tuple[Bundle, torch.Tensor]:
     return bundle, batch_of(bundle, [decode(path.read_bytes()).rgb for path in files])
 
 
+def last_layer(network: torch.nn.Module) -> torch.nn.Module:
+    """The module whose output is pooled: of ResNet18, or of EfficientNet."""
+    return network.get_submodule("layer4" if hasattr(network, "layer4") else "bn2")
+
+
 def assert_equal_maps(bundle: Bundle, batch: torch.Tensor) -> None:
     evidence = 0.0
     for label in range(len(bundle.class_names)):
         classes = torch.full((len(batch),), label)
         with torch.inference_mode():
-            fast = one_pass_gradcam(forward(bundle.network, batch).feature_map, bundle.network.fc.weight, classes)
-        reference = autograd_gradcam(bundle.network, batch, classes, bundle.network.layer4)
+            fast = one_pass_gradcam(
+                forward(bundle.network, batch).feature_map, bundle.network.get_classifier().weight, classes
+            )
+        reference = autograd_gradcam(bundle.network, batch, classes, last_layer(bundle.network))
         evidence = max(evidence, float(reference.max()))
         torch.testing.assert_close(fast, reference, atol=1e-5, rtol=0)
         torch.testing.assert_close(normalise_maps(fast), normalise_maps(reference), atol=1e-5, rtol=0)
@@ -65,11 +72,13 @@ def assert_agrees_with_package(bundle: Bundle, batch: torch.Tensor) -> None:
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
     size = tuple(batch.shape[2:])
     for label in range(len(bundle.class_names)):
-        with GradCAM(bundle.network, [bundle.network.layer4]) as package:
+        with GradCAM(bundle.network, [last_layer(bundle.network)]) as package:
             theirs = package(batch, [ClassifierOutputTarget(label)] * len(batch))
         classes = torch.full((len(batch),), label)
         with torch.inference_mode():
-            ours = one_pass_gradcam(forward(bundle.network, batch).feature_map, bundle.network.fc.weight, classes)
+            ours = one_pass_gradcam(
+                forward(bundle.network, batch).feature_map, bundle.network.get_classifier().weight, classes
+            )
         enlarged = torch.nn.functional.interpolate(ours[:, None], size=size, mode="bilinear", align_corners=False)
         for mine, other in zip(enlarged[:, 0].numpy(), theirs, strict=True):
             if mine.max() > 0:  # the package stretches each map to [0, 1]; so is ours for the comparison
@@ -88,8 +97,10 @@ def test_both_agree_with_the_grad_cam_package_on_real_images(real: tuple[Bundle,
 def test_the_mean_of_the_class_map_is_the_logit(bundle: Bundle, fields: list[np.ndarray]) -> None:
     with torch.inference_mode():
         outputs = forward(bundle.network, batch_of(bundle, fields))
-        maps = torch.einsum("ck,nkhw->nchw", bundle.network.fc.weight, outputs.feature_map)
-        torch.testing.assert_close(maps.mean(dim=(2, 3)) + bundle.network.fc.bias, outputs.logits, atol=1e-5, rtol=1e-4)
+        maps = torch.einsum("ck,nkhw->nchw", bundle.network.get_classifier().weight, outputs.feature_map)
+        torch.testing.assert_close(
+            maps.mean(dim=(2, 3)) + bundle.network.get_classifier().bias, outputs.logits, atol=1e-5, rtol=1e-4
+        )
 
 
 def test_autograd_leaves_the_network_as_it_was(bundle: Bundle, fields: list[np.ndarray]) -> None:
@@ -152,7 +163,7 @@ def test_autograd_is_right_where_a_sum_in_place_follows() -> None:
 def test_autograd_in_inference_mode_says_so(bundle: Bundle, fields: list[np.ndarray]) -> None:
     batch = batch_of(bundle, fields[:1])
     with torch.inference_mode(), pytest.raises(SettingsError, match="inference_mode"):
-        autograd_gradcam(bundle.network, batch, torch.zeros(1, dtype=torch.long), bundle.network.layer4)
+        autograd_gradcam(bundle.network, batch, torch.zeros(1, dtype=torch.long), last_layer(bundle.network))
 
 
 def test_a_map_without_evidence_stays_zero() -> None:
