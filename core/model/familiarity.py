@@ -60,11 +60,14 @@ class Familiarity(Settings):
         return bool(_distances(stain_colours(pixels)[None], self.stains)[0] > self.limit)
 
 
-def fit_familiarity(images: Mapping[str, Sequence[NDArray[np.uint8]] | NDArray[np.uint8]]) -> Familiarity | None:
+def fit_familiarity(
+    images: Mapping[str, Sequence[NDArray[np.uint8]] | NDArray[np.uint8]], known: Familiarity | None = None
+) -> Familiarity | None:
     """Learn what the inputs of each laboratory look like.
 
     Args:
         images: Inputs (H, W, 3) uint8 by name of the laboratory.
+        known: What was learned before, of other laboratories; it is kept.
 
     Returns:
         The stains; None where no laboratory has enough images to tell.
@@ -73,10 +76,11 @@ def fit_familiarity(images: Mapping[str, Sequence[NDArray[np.uint8]] | NDArray[n
         name: np.stack([stain_colours(one) for one in part]) for name, part in images.items() if len(part) >= _FEWEST
     }
     if not colours:
-        return None
-    stains = tuple(_stain(name, part) for name, part in colours.items())
+        return known
+    stains = tuple(_stain(name, part) for name, part in colours.items()) + (known.stains if known else ())
     distances = _distances(np.concatenate(list(colours.values())), stains)
-    return Familiarity(stains=stains, limit=float(np.quantile(distances, _WITHIN)))
+    limit = float(np.quantile(distances, _WITHIN))
+    return Familiarity(stains=stains, limit=max(limit, known.limit) if known else limit)
 
 
 def stain_colours(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -98,7 +98,7 @@ def write_bundle(
 
 
 def _familiarity(run: TrainingRun) -> Familiarity | None:
-    """Learn the stains of all laboratories from their inputs."""
+    """Learn the stains of all laboratories from their inputs, beside those that the starting bundle knows."""
     pixels = run.images.inputs.numpy()
     domains = np.zeros(len(pixels), np.int64) if run.images.domains is None else run.images.domains.numpy()
     found = np.ones(len(pixels), bool) if run.images.found is None else run.images.found.numpy()
@@ -106,7 +106,8 @@ def _familiarity(run: TrainingRun) -> Familiarity | None:
         {
             laboratory.name: pixels[found & (domains == number)]
             for number, laboratory in enumerate(run.data.laboratories)
-        }
+        },
+        run.start.familiarity if run.start else None,
     )
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from core.data.image_set import ImageSet
-    from core.model.bundle import Bundle
+    from core.model.bundle import Bundle, BundleRecord
     from core.model.replay import Replay
 
 __all__ = ["TrainingRun", "TrainingSettings"]
@@ -81,7 +81,8 @@ class TrainingRun:
         starts: Weights that networks start from, by architecture.
         device: Torch device.
         origin: Words that say which weights these are.
-        replay: What the starting bundle keeps of its own training images, if anything.
+        start: Record of the bundle that training starts from, if it does.
+        replay: What that bundle keeps of its own training images, if anything.
     """
 
     settings: TrainingSettings
@@ -91,6 +92,7 @@ class TrainingRun:
     starts: Mapping[str, Mapping[str, torch.Tensor]]
     device: str
     origin: str
+    start: BundleRecord | None = None
     replay: Replay | None = None
 
     @classmethod
@@ -135,7 +137,8 @@ class TrainingRun:
             starts[architecture] = copy.deepcopy(network.state_dict())
         images = data.load(recipe.preprocessing, recipe.training.augmentation.margin, threads, on_image)
         origin = f"bundle {start.id[:12]}" if start else settings.weights
-        return cls(settings, recipe, data, images, starts, str(chosen), origin, replay)
+        record = start.record if start else None
+        return cls(settings, recipe, data, images, starts, str(chosen), origin, record, replay)
 
     def split(self) -> tuple[list[int], list[int]]:
         """Return the rows to train on and those to validate on, apart by source.

@@ -59,3 +59,15 @@ def test_a_record_of_another_shape_is_refused() -> None:
     content["stains"][0]["mean"] = (1.0, 2.0)
     with pytest.raises(ValidationError):
         Familiarity.model_validate(content)
+
+
+def test_what_was_learned_before_stays_known() -> None:
+    first = fit_familiarity({"violet": fields(9, 60)})
+    both = fit_familiarity({"green": fields(10, 60, (0.7, 1, 0.8))}, first)
+    assert first is not None
+    assert both is not None
+    assert [stain.laboratory for stain in both.stains] == ["green", "violet"]
+    assert np.mean([both.unfamiliar(one) for one in fields(11, 40)]) <= 0.25
+    assert np.mean([first.unfamiliar(one) for one in fields(12, 40, (0.7, 1, 0.8))]) >= 0.9
+    assert np.mean([both.unfamiliar(one) for one in fields(12, 40, (0.7, 1, 0.8))]) <= 0.25
+    assert fit_familiarity({"few": fields(13, 5)}, first) == first
