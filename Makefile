@@ -47,7 +47,7 @@ bench: .venv/installed-dev ## measure speed and memory on your images: make benc
 SHARED := $(or $(DATA),../shared/data)
 
 model: .venv/installed ## train a bundle to ship, on models/laboratories.yaml, into models/new
-	@$(BIN)/python pipelines/train.py models/laboratories.yaml --out models/new --recipe robust --weights imagenet --in-turn barcelona --in-turn bangkok --samples 0
+	@$(BIN)/python pipelines/train.py models/laboratories.yaml --out models/new --recipe robust --weights imagenet --samples 0
 
 figures: .venv/installed ## measure the shipped bundle anew and write its card and the README's table
 	@rm -rf runs/figures

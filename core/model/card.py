@@ -105,7 +105,7 @@ def write_card(
     class_names: Sequence[str],
     record: BundleRecord,
     metrics: BundleMetrics,
-    architecture: str = "resnet18",
+    architecture: str,
 ) -> str:
     """Return the model card as Markdown.
 

@@ -96,7 +96,7 @@ def record_in_bundle(folder: Path, name: str, record: EvaluationRecord) -> None:
     )
     metrics = metrics.model_copy(update={"evaluations": metrics.evaluations | {name: added}})
     write_metrics(folder, metrics)
-    replace_file(folder / CARD, write_card(folder.name, bundle.class_names, bundle.record, metrics))
+    replace_file(folder / CARD, write_card(folder.name, bundle.class_names, bundle.record, metrics, bundle.architecture))
 
 
 def _without_curves(notebook: NotebookSplit) -> NotebookSplit:

@@ -212,7 +212,7 @@ def test_the_card_says_what_was_done_and_where_that_is_not_what_was_asked_for(
     dropped = {"folds", "folds_asked", "validation_share", "validation_share_asked"}
     training = TrainingRecord.model_validate(bundle.record.training.model_dump(exclude=dropped) | facts)
     record = bundle.record.model_copy(update={"training": training})
-    assert words in write_card("x", bundle.class_names, record, bundle.metrics)
+    assert words in write_card("x", bundle.class_names, record, bundle.metrics, bundle.architecture)
 
 
 def test_an_existing_bundle_is_kept(trained: Path, data: Path) -> None:
