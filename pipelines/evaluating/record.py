@@ -96,7 +96,8 @@ def record_in_bundle(folder: Path, name: str, record: EvaluationRecord) -> None:
     )
     metrics = metrics.model_copy(update={"evaluations": metrics.evaluations | {name: added}})
     write_metrics(folder, metrics)
-    replace_file(folder / CARD, write_card(folder.name, bundle.class_names, bundle.record, metrics, bundle.architecture))
+    card = write_card(folder.name, bundle.class_names, bundle.record, metrics, bundle.architecture)
+    replace_file(folder / CARD, card)
 
 
 def _without_curves(notebook: NotebookSplit) -> NotebookSplit:
