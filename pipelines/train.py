@@ -42,7 +42,7 @@ class TrainSettings(TrainingSettings):
     out: Path = Field(description="folder of the new bundle")
     start: Path | None = Field(None, description="bundle to start from: adapts it to these images (recipe adapt)")
     folds: int = Field(
-        0, ge=0, le=20, description="train on everything, validate out of fold; 0: one validation set (--start: 4)"
+        0, ge=0, le=20, description="train on everything, validate out of fold; 0: one validation set (--start: 3)"
     )
     in_turn: list[str] = Field(
         [],
@@ -65,7 +65,7 @@ class TrainSettings(TrainingSettings):
             raise SettingsError(
                 "start-options", f"--start gives the network and its weights; leave --{min(given)} away."
             )
-        defaults = {"recipe": "adapt", "folds": 4}
+        defaults = {"recipe": "adapt", "folds": 3}
         return self.model_copy(update={name: defaults[name] for name in defaults.keys() - self.model_fields_set})
 
     def check_in_turn(self) -> None:

@@ -277,7 +277,7 @@ def test_a_bundle_is_adapted_to_cells_of_which_one_type_is_missing(trained: Path
     assert after.architecture == before.architecture
     assert after.record.preprocessing == before.record.preprocessing
     training = after.record.training
-    assert (training.recipe, training.weights, training.folds) == ("adapt", f"bundle {before.id[:12]}", 4)
+    assert (training.recipe, training.weights, training.folds) == ("adapt", f"bundle {before.id[:12]}", 3)
     assert after.metrics.validation.image.n == 24
     assert after.record.data.outliers == ["DEBRIS"]
     predictor = Predictor(after, "cpu")
