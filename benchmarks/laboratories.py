@@ -238,6 +238,7 @@ def print_notebook(bundle: Bundle, images: Images) -> None:
 def print_labelled(folder: Path, images: Images, draws: int) -> None:
     """Print what labelled cells of Tehran give."""
     bundle = load_bundle(folder)
+    replay = Replay.load(folder, bundle.record.replay) if bundle.record.replay else None
     before = {name: images.measure(bundle, name) for name in ("TEST", "barcelona", "bangkok")}
     print("\n| labelled cells | Tehran, the rest | least | TEST changes | Barcelona | Bangkok | seconds |")
     print("|---|---|---|---|---|---|---|")
@@ -246,7 +247,7 @@ def print_labelled(folder: Path, images: Images, draws: int) -> None:
         for draw in range(draws):
             chosen, others = draw_cells(images, count, draw)
             started = time.perf_counter()
-            new = adapted_to_labels(folder, images, chosen)
+            new = adapted_to_labels(bundle, replay, images, chosen)
             seconds.append(time.perf_counter() - started)
             rest.append(images.measure(new, "tehran", others).balanced)
             changes.append([images.measure(new, name).balanced - before[name].balanced for name in before])
@@ -269,10 +270,8 @@ def draw_cells(images: Images, count: int, seed: int) -> tuple[np.ndarray, np.nd
     return np.concatenate(chosen), np.concatenate(others)
 
 
-def adapted_to_labels(start: Path, images: Images, rows: np.ndarray) -> Bundle:
+def adapted_to_labels(bundle: Bundle, replay: Replay | None, images: Images, rows: np.ndarray) -> Bundle:
     """Train a bundle further on labelled cells, as ``train.py CELLS --start BUNDLE`` does for its final network."""
-    bundle = load_bundle(start)
-    replay = Replay.load(start, bundle.record.replay) if bundle.record.replay else None
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         for row in rows:

@@ -97,14 +97,11 @@ def _predicted(
 
 def choose_confidence(run: TrainingRun, held_out: HeldOut, *, other: bool) -> Confidence:
     """Choose temperature and thresholds; `other` says that the scores are measured on other sources."""
-    known = run.known(held_out.rows)
-    rows = np.asarray(held_out.rows)[known]
-    labels = run.images.labels.numpy()[rows]
+    answers = _answers(run, held_out)
     how = "held out of training, of other sources than the measured ones" if other else held_out.how
-    on = f"{len(labels)} images, {how}{' by source' if run.data.grouped and not other else ''}"
-    domains = run.domains(rows)
-    on += ", each laboratory's counted the same" if domains is not None else ""
-    return fit_confidence(held_out.logits[known], labels, domains=domains, risk=run.settings.risk, on=on)
+    on = f"{len(answers.labels)} images, {how}{' by source' if run.data.grouped and not other else ''}"
+    on += ", each laboratory's counted the same" if run.images.domains is not None else ""
+    return fit_confidence(answers.logits, answers.labels, domains=answers.domains, risk=run.settings.risk, on=on)
 
 
 def choose_away(run: TrainingRun, held_out: HeldOut, away: HeldOut) -> tuple[Confidence, dict[str, Evaluation]]:
@@ -147,8 +144,8 @@ def measure(run: TrainingRun, held_out: HeldOut, confidence: Confidence, *, othe
 
 def _by_laboratory(run: TrainingRun, rows: NDArray[np.int64], predicted: Predicted) -> dict[str, Evaluation]:
     """Measure each laboratory's images by themselves, where there are several with images of two classes."""
-    if run.images.domains is None:
+    domains, labels = run.domains(rows), run.images.labels.numpy()[rows]
+    if domains is None:
         return {}
-    domains, labels = run.images.domains.numpy()[rows], run.images.labels.numpy()[rows]
     parts = {laboratory.name: domains == number for number, laboratory in enumerate(run.data.laboratories)}
     return {name: evaluate(predicted.select(part)) for name, part in parts.items() if len(np.unique(labels[part])) > 1}

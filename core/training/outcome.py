@@ -139,7 +139,7 @@ def _remembered(run: TrainingRun, network: nn.Module) -> Remembered | None:
     if run.replay is None:
         return None
     probe = torch.zeros(1, 3, *run.recipe.preprocessing.size, device=run.device)
-    return Remembered.model_validate(remembered(network.to(run.device), run.replay, probe)._asdict())
+    return remembered(network.to(run.device), run.replay, probe)
 
 
 def _kept(run: TrainingRun, network: nn.Module) -> Replay | None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from core.model.bundle import Remembered
+
 if TYPE_CHECKING:
     from core.model.replay import Replay
 
-__all__ = ["Count", "Rehearsal", "remembered"]
+__all__ = ["Rehearsal", "remembered"]
 
 _HELD_BACK = 5
 """Of so many stored images one is not shown: what is forgotten is measured on it."""
@@ -58,21 +60,7 @@ class Rehearsal:
         return logits[: len(batch)], functional.mse_loss(logits[len(batch) :].float(), wanted)
 
 
-class Count(NamedTuple):
-    """What a network still knows of stored images.
-
-    Attributes:
-        images: Number of images.
-        before: On how many the answer was right when they were stored.
-        after: On how many it is right now.
-    """
-
-    images: int
-    before: int
-    after: int
-
-
-def remembered(network: nn.Module, replay: Replay, probe: torch.Tensor) -> Count:
+def remembered(network: nn.Module, replay: Replay, probe: torch.Tensor) -> Remembered:
     """Count what a network still knows, on stored images of known classes that a `Rehearsal` does not show.
 
     Args:
@@ -85,7 +73,11 @@ def remembered(network: nn.Module, replay: Replay, probe: torch.Tensor) -> Count
     with torch.inference_mode():
         now = _with_stored(network.eval(), replay, rows, probe)[len(probe) :].argmax(1).cpu()
     labels = replay.labels[rows]
-    return Count(len(rows), int((replay.logits[rows].argmax(1) == labels).sum()), int((now == labels).sum()))
+    return Remembered(
+        images=len(rows),
+        before=int((replay.logits[rows].argmax(1) == labels).sum()),
+        after=int((now == labels).sum()),
+    )
 
 
 def _with_stored(network: nn.Module, replay: Replay, rows: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:

@@ -255,14 +255,15 @@ class Trainer:
 
     def _begin_finish(self, weights: dict[str, torch.Tensor]) -> None:
         """Begin the last epochs with these weights."""
-        finish, config = self.config.finish, self.config
+        finish = self.config.finish
         if finish is None:
             return
         self._before_finish = weights
         self.network.load_state_dict(weights)
-        config = config.model_copy(
-            update={"learning_rate": finish.learning_rate, "epochs": config.epochs - config.epochs_before_finish}
-        ).model_copy(update={"finish": None})
+        epochs = self.config.epochs - self.config.epochs_before_finish
+        config = self.config.model_copy(
+            update={"learning_rate": finish.learning_rate, "epochs": epochs, "finish": None}
+        )
         self._optimizer = _optimizer(self.network, config)
         self._schedule = _schedule(self._optimizer, config, self.steps_per_epoch)
         self._average = _average(self.network, config.averaging)
