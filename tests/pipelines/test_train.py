@@ -153,7 +153,7 @@ def test_a_run_with_folds_continues(data: Path, tmp_path: Path) -> None:
     undisturbed, continued = tmp_path / "undisturbed", tmp_path / "continued"
     assert train(settings(data, undisturbed, **options)) == 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("core.training.run.save_bundle", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("core.training.outcome.save_bundle", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train(settings(data, continued, **options))
     (tmp_path / ".continued.training" / "final.safetensors").unlink()
