@@ -42,7 +42,6 @@ from core.evaluation.scores import Predicted, evaluate
 from core.model.adaptation import adapt_statistics, even_batches
 from core.model.bundle import Bundle, load_bundle, round_weights
 from core.model.confidence import energy
-from core.model.replay import Replay
 from core.training.run import TrainingRun
 from core.training.trainer import predict_logits
 from pipelines.classification.adaptation import MOST_IMAGES, SHARE
@@ -237,8 +236,7 @@ def print_notebook(bundle: Bundle, images: Images) -> None:
 
 def print_labelled(folder: Path, images: Images, draws: int) -> None:
     """Print what labelled cells of Tehran give."""
-    bundle = load_bundle(folder)
-    replay = Replay.load(folder, bundle.record.replay) if bundle.record.replay else None
+    bundle = load_bundle(folder, with_replay=True)
     before = {name: images.measure(bundle, name) for name in ("TEST", "barcelona", "bangkok")}
     print("\n| labelled cells | Tehran, the rest | least | TEST changes | Barcelona | Bangkok | seconds |")
     print("|---|---|---|---|---|---|---|")
@@ -247,7 +245,7 @@ def print_labelled(folder: Path, images: Images, draws: int) -> None:
         for draw in range(draws):
             chosen, others = draw_cells(images, count, draw)
             started = time.perf_counter()
-            new = adapted_to_labels(bundle, replay, images, chosen)
+            new = adapted_to_labels(bundle, images, chosen)
             seconds.append(time.perf_counter() - started)
             rest.append(images.measure(new, "tehran", others).balanced)
             changes.append([images.measure(new, name).balanced - before[name].balanced for name in before])
@@ -270,7 +268,7 @@ def draw_cells(images: Images, count: int, seed: int) -> tuple[np.ndarray, np.nd
     return np.concatenate(chosen), np.concatenate(others)
 
 
-def adapted_to_labels(bundle: Bundle, replay: Replay | None, images: Images, rows: np.ndarray) -> Bundle:
+def adapted_to_labels(bundle: Bundle, images: Images, rows: np.ndarray) -> Bundle:
     """Train a bundle further on labelled cells, as ``train.py CELLS --start BUNDLE`` does for its final network."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
@@ -280,7 +278,7 @@ def adapted_to_labels(bundle: Bundle, replay: Replay | None, images: Images, row
             target.parent.mkdir(parents=True, exist_ok=True)
             target.symlink_to(sample.path.resolve())
         settings = TrainSettings.model_validate({"data": place / "cells", "out": place / "new", "recipe": "adapt"})
-        run = TrainingRun.prepare(settings, start=bundle, replay=replay)
+        run = TrainingRun.prepare(settings, start=bundle)
         everything = list(range(len(run.images)))
         trainer = run.trainer(everything, None, checkpoint=place / "checkpoint.safetensors", name="final", epochs=None)
         trainer.fit()

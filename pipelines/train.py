@@ -14,8 +14,7 @@ from pydantic_settings import CliPositionalArg
 
 from core.data.laboratories import names_laboratories
 from core.errors import SettingsError
-from core.model.bundle import Bundle, load_bundle
-from core.model.replay import Replay
+from core.model.bundle import load_bundle
 from core.training.outcome import write_bundle
 from core.training.run import TrainingSettings
 from pipelines.training.networks import Networks
@@ -93,7 +92,9 @@ def train(settings: TrainSettings) -> int:
     """
     refuse_existing(settings.out)
     settings = settings.with_defaults_of_start()
-    start = load_bundle(settings.start) if settings.start else None
+    start = load_bundle(settings.start, with_replay=True) if settings.start else None
+    if start and start.replay is None:
+        say("warning: the bundle keeps nothing of its own training images; what they taught it will fade")
     if settings.folds == 1:
         raise SettingsError("one-fold", "One fold leaves nothing to train on; give --folds 0 or at least 2.")
     settings.check_in_turn()
@@ -104,7 +105,6 @@ def train(settings: TrainSettings) -> int:
         device=settings.device,
         threads=torch.get_num_threads(),
         start=start,
-        replay=_kept(settings.start, start) if settings.start and start else None,
     )
     networks = Networks(run, work, resume=settings.resume)
     trained = networks.with_folds(settings.folds) if settings.folds else networks.with_validation()
@@ -117,14 +117,6 @@ def train(settings: TrainSettings) -> int:
         say(f"warning: {work.path} stays, since files that are not of this run lie in it: {rest[0].name}")
     say(f"bundle: {settings.out} ({bundle.id[:12]})")
     return 0
-
-
-def _kept(folder: Path, bundle: Bundle) -> Replay | None:
-    """Return what a bundle keeps of its own training images."""
-    if bundle.record.replay:
-        return Replay.load(folder, bundle.record.replay)
-    say("warning: the bundle keeps nothing of its own training images; what they taught it will fade")
-    return None
 
 
 def main() -> int:

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from core.model.bundle import Bundle
-    from core.model.replay import Replay
     from core.training.run import TrainingSettings
 
 __all__ = ["prepare_run"]
@@ -24,7 +23,6 @@ def prepare_run(
     device: str,
     threads: int,
     start: Bundle | None = None,
-    replay: Replay | None = None,
     architectures: Collection[str] = (),
 ) -> TrainingRun:
     """Read and decode what a run learns from, and say what is there.
@@ -33,8 +31,7 @@ def prepare_run(
         settings: Options of the command.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         threads: Number of threads that decode.
-        start: Bundle that training starts from.
-        replay: What it keeps of its own training images.
+        start: Bundle that training starts from, with what it keeps of its own training images.
         architectures: Architectures that will be used beside the recipe's.
 
     Raises:
@@ -50,7 +47,6 @@ def prepare_run(
             threads=threads,
             data=data,
             start=start,
-            replay=replay,
             architectures=architectures,
             on_image=progress.advance,
         )

@@ -33,7 +33,7 @@ from core.model.confidence import Confidence
 from core.model.familiarity import Familiarity
 from core.model.metrics import BundleMetrics
 from core.model.network import RESNET18, build_network, model_arguments
-from core.model.replay import ReplayRecord
+from core.model.replay import Replay, ReplayRecord
 from core.settings import Settings, describe_problems, time_stamp
 from core.training.config import TrainingConfig
 
@@ -177,6 +177,7 @@ class Bundle:
         metrics: The evaluations that belong to the weights; None where ``metrics.json`` is missing or is not one that
             this version writes, which is no reason to refuse the weights.
         architecture: Name of the network, as timm knows it.
+        replay: Features of training images, where they were asked for and the bundle keeps any.
     """
 
     network: nn.Module
@@ -185,6 +186,7 @@ class Bundle:
     id: str
     metrics: BundleMetrics | None = None
     architecture: str = RESNET18
+    replay: Replay | None = None
 
 
 def round_weights(network: nn.Module) -> None:
@@ -263,11 +265,12 @@ def write_metrics(folder: Path, metrics: BundleMetrics) -> None:
     replace_file(folder / METRICS, metrics.model_dump_json(indent=2) + "\n")
 
 
-def load_bundle(folder: Path) -> Bundle:
+def load_bundle(folder: Path, *, with_replay: bool = False) -> Bundle:
     """Read and check a bundle.
 
     Args:
         folder: Folder of the bundle.
+        with_replay: Whether to read what it keeps of its training images too, which only training needs.
 
     Example:
         >>> load_bundle(Path("models/blood-cells")).class_names
@@ -297,7 +300,8 @@ def load_bundle(folder: Path) -> Bundle:
     if not all(bool(torch.isfinite(value).all()) for value in state.values()):
         raise BundleError("bundle-damaged", f"The weights in {folder} hold values that are not numbers.")
     identity = hashlib.sha256(hashlib.sha256(weights).digest() + hashlib.sha256(config_bytes).digest()).hexdigest()
-    return Bundle(network.eval(), class_names, record, identity, _metrics(folder), architecture)
+    replay = Replay.load(folder, record.replay) if with_replay and record.replay else None
+    return Bundle(network.eval(), class_names, record, identity, _metrics(folder), architecture, replay)
 
 
 def _read(folder: Path, name: str) -> bytes:

@@ -27,6 +27,11 @@ CALIBRATION = {
 }
 """What a reader must know of the validation's calibration error, by `BundleMetrics.calibration`."""
 
+_AWAY = (
+    " Each laboratory never seen is judged by the temperature and thresholds that the others left out chose. The bundle's own"
+    " (below) were chosen on all of them, not on validation images, and hold for the evaluations below."
+)
+
 _HEAD = """---
 library_name: timm
 pipeline_tag: image-classification
@@ -131,7 +136,7 @@ def write_card(
         training=_training(record.training, record.data, record.replay)
         if record.training and record.data
         else "Not recorded.",
-        calibration=CALIBRATION[metrics.calibration],
+        calibration=CALIBRATION[metrics.calibration] + (_AWAY if metrics.away else ""),
         headings=" | ".join(class_names),
         rules="---|" * len(class_names),
         rows="\n".join(_row(label, level) for label, level in levels),

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
 
-__all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint"]
+__all__ = ["Checkpoint", "load_checkpoint", "load_optimizer", "optimizer_record", "save_checkpoint"]
 
 
 @dataclass(frozen=True)
@@ -90,3 +92,28 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise DataError("checkpoint-damaged", f"The checkpoint {path} cannot be read: {error}") from error
     return checkpoint
+
+
+def optimizer_record(optimizer: Optimizer, schedule: LRScheduler) -> dict[str, Any]:
+    """Return what a checkpoint's record says of an optimizer and its schedule; the tensors are stored beside it."""
+    return {
+        "param_groups": [
+            {key: value for key, value in group.items() if key != "params"}
+            for group in optimizer.state_dict()["param_groups"]
+        ],
+        "schedule": {key: value for key, value in schedule.state_dict().items() if not callable(value)},
+    }
+
+
+def load_optimizer(saved: Checkpoint, optimizer: Optimizer, schedule: LRScheduler) -> None:
+    """Bring an optimizer and its schedule to the state of a checkpoint.
+
+    Args:
+        saved: Checkpoint whose record holds what `optimizer_record` gave.
+        optimizer: Optimizer of the same parameters.
+        schedule: Its schedule, with the same settings.
+    """
+    state = optimizer.state_dict()
+    groups = zip(state["param_groups"], saved.record["param_groups"], strict=True)
+    optimizer.load_state_dict({"state": saved.optimizer, "param_groups": [{**old, **new} for old, new in groups]})
+    schedule.load_state_dict(saved.record["schedule"])

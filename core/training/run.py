@@ -104,7 +104,6 @@ class TrainingRun:
         threads: int = 2,
         data: TrainingData | None = None,
         start: Bundle | None = None,
-        replay: Replay | None = None,
         architectures: Collection[str] = (),
         on_image: Callable[[], object] | None = None,
     ) -> TrainingRun:
@@ -115,8 +114,8 @@ class TrainingRun:
             device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
             threads: Number of threads that decode.
             data: The data sets, where they have been read before.
-            start: Bundle that training starts from, instead of the weights that the settings name.
-            replay: What that bundle keeps of its own training images.
+            start: Bundle that training starts from, instead of the weights that the settings name, with what it keeps
+                of its own training images.
             architectures: Architectures that will be used beside the recipe's.
             on_image: Called after each image.
 
@@ -137,7 +136,7 @@ class TrainingRun:
             starts[architecture] = copy.deepcopy(network.state_dict())
         images = data.load(recipe.preprocessing, recipe.training.augmentation.margin, threads, on_image)
         origin = f"bundle {start.id[:12]}" if start else settings.weights
-        record = start.record if start else None
+        record, replay = (start.record, start.replay) if start else (None, None)
         return cls(settings, recipe, data, images, starts, str(chosen), origin, record, replay)
 
     def split(self) -> tuple[list[int], list[int]]:

@@ -19,7 +19,7 @@ from core.data.image_set import OUTLIER
 from core.data.sampling import sampling_weights
 from core.errors import DataError, SettingsError
 from core.model.engine import forward
-from core.training.checkpoint import load_checkpoint, save_checkpoint
+from core.training.checkpoint import load_checkpoint, load_optimizer, optimizer_record, save_checkpoint
 from core.training.mixstyle import mixed_styles
 from core.training.rehearsal import Rehearsal
 
@@ -155,13 +155,7 @@ class Trainer:
         self._best = saved.best
         if self._average:
             self._average.load_state_dict(saved.average)
-        optimizer = self._optimizer.state_dict()
-        optimizer["state"] = saved.optimizer
-        optimizer["param_groups"] = [
-            {**old, **new} for old, new in zip(optimizer["param_groups"], saved.record["param_groups"], strict=True)
-        ]
-        self._optimizer.load_state_dict(optimizer)
-        self._schedule.load_state_dict(saved.record["schedule"])
+        load_optimizer(saved, self._optimizer, self._schedule)
         self.progress = _Progress(**saved.record["progress"])
         return True
 
@@ -329,20 +323,12 @@ class Trainer:
     def _save(self) -> None:
         if self.checkpoint is None:
             return
-        optimizer = self._optimizer.state_dict()
-        schedule = {key: value for key, value in self._schedule.state_dict().items() if not callable(value)}
-        record = {
-            "config": self._identity(),
-            "param_groups": [
-                {key: value for key, value in group.items() if key != "params"} for group in optimizer["param_groups"]
-            ],
-            "schedule": schedule,
-            "progress": vars(self.progress),
-        }
+        record = {"config": self._identity(), "progress": vars(self.progress)}
+        record |= optimizer_record(self._optimizer, self._schedule)
         average = self._average.state_dict() if self._average else {}
         parts = {"network": self.network.state_dict(), "best": self._best, "average": average}
         parts["before_finish"] = self._before_finish
-        save_checkpoint(self.checkpoint, parts, optimizer["state"], record)
+        save_checkpoint(self.checkpoint, parts, self._optimizer.state_dict()["state"], record)
 
 
 def predict_logits(
