@@ -3,7 +3,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help demo serve test test-slow check format bench model figures clean
+.PHONY: help demo serve test test-slow check format bench finder model figures clean
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -46,8 +46,12 @@ bench: .venv/installed-dev ## measure speed and memory on your images: make benc
 
 SHARED := $(or $(DATA),../shared/data)
 
+finder: .venv/installed ## train a finder to ship, on models/finder.yaml, into models/with-finder
+	@$(BIN)/python pipelines/train_finder.py models/finder.yaml --start models/blood-cells --out models/with-finder --anew
+
 model: .venv/installed ## train a bundle to ship, on models/laboratories.yaml, into models/new
-	@$(BIN)/python pipelines/train.py models/laboratories.yaml --out models/new --recipe robust --weights imagenet --samples 0
+	@$(BIN)/python pipelines/train.py models/laboratories.yaml --out models/new --recipe robust --weights imagenet --samples 0 \
+		--in-turn barcelona --in-turn bangkok
 
 figures: .venv/installed ## measure the shipped bundle anew and write its card and the README's table
 	@rm -rf runs/figures

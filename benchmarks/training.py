@@ -23,6 +23,7 @@ from torch.optim import AdamW
 
 from core.data.class_folders import read_class_folders
 from core.data.image_set import load_images
+from core.finding.search import CellSearch
 from core.model.network import build_network
 from core.training.recipe import load_recipe
 from core.training.trainer import Epoch, Trainer, has_bfloat16
@@ -42,7 +43,7 @@ def main() -> None:
     data = read_class_folders(options.data)
     chosen = data.samples[:: max(1, len(data.samples) // options.images)]
     started = time.perf_counter()
-    images = load_images(chosen, recipe.preprocessing, margin=recipe.training.augmentation.margin)
+    images = load_images(chosen, CellSearch(recipe.preprocessing), margin=recipe.training.augmentation.margin)
     decoding = (time.perf_counter() - started) / len(images)
     count = options.steps * recipe.training.batch_size
     changed = {"samples_per_epoch": count, "epochs": options.rounds + 1, "keep": "last"}

@@ -19,6 +19,7 @@ from core.evaluation.scores import compare
 from core.evaluation.scores import evaluate as measure
 from core.model.bundle import Bundle, load_bundle
 from pipelines.evaluating.data import describe_data, load_second, read_data
+from pipelines.evaluating.finding import measure_fields
 from pipelines.evaluating.measures import measure_heatmaps, measure_notebook_split, measure_unknown_types
 from pipelines.evaluating.record import EvaluatedBundle, EvaluationRecord, check_name, record_in_bundle
 from pipelines.evaluating.report import write_report
@@ -37,8 +38,7 @@ __all__ = ["EvaluateSettings", "evaluate", "main"]
 class EvaluateSettings(DataOptions):
     """Measure a bundle on class folders (DATA/CLASS/**/IMAGE), or on each laboratory of a YAML file.
 
-    Writes tables, pictures and a page, for each laboratory of a file in a folder of its name.
-
+    Writes tables, pictures and a page, for each laboratory in a folder of its name; boxes also tell what is found.
     Every score stands at two levels, images and sources (the microscope fields that the images are views of),
     with a 95 % interval that resamples sources. Name the sources with --groups; pipelines/audit.py finds them.
     """
@@ -137,6 +137,7 @@ def _measure(
         and measure_unknown_types(predicted, unknown, classes=laboratory.unknown, outliers=outliers, **drawn),
         comparison=rival and compare(predicted, rival, **drawn),
         notebook=measure_notebook_split(known, bundle.class_names, **drawn) if notebook else None,
+        finding=measure_fields(bundle, laboratory, data, device=settings.device, threads=threads, **drawn),
     )
 
 

@@ -20,6 +20,7 @@ _USAGE_ERROR = 2
 _SUMMARIES = {
     "classify": "classify a folder of slides, with heatmaps and a report",
     "train": "train on class folders and write a bundle",
+    "train-finder": "train the finder of white cells on marked fields",
     "adapt": "adapt a bundle to the stain and camera of unlabelled slides",
     "evaluate": "measure a bundle on labelled images",
     "audit": "find views of one field, duplicates and conflicts in a data set",
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _help() -> str:
-    lines = [f"  {name:10} {summary}" for name, summary in _SUMMARIES.items()]
+    lines = [f"  {name:12} {summary}" for name, summary in _SUMMARIES.items()]
     return "\n".join(
         [
             "Find and classify white blood cells in microscope images, on Ray. For research use only.",

@@ -16,7 +16,7 @@ from core.errors import SettingsError
 from core.images.cells import Box
 from core.images.preprocessing import Prepared
 from core.model.bundle import load_bundle
-from core.model.predictor import Predictor
+from core.model.predictor import Predictor, cell_search
 from serve.batcher import Batcher
 from serve.bundles import Loaded, ServedBundles
 from serve.messages import Answer, Item, Model
@@ -169,9 +169,10 @@ def _describe(bundle: Bundle, map_shape: tuple[int, ...], name: str) -> Model:
         "name": name,
         "class_names": list(bundle.class_names),
         "preprocessing": record.preprocessing.model_dump(mode="json"),
+        "finder": record.finder.model_dump(mode="json") if record.finder else None,
         "confidence": record.confidence.model_dump(mode="json"),
         "created": record.created,
         "versions": record.versions,
         "metrics": bundle.metrics.model_dump(mode="json") if bundle.metrics else {},
     }
-    return Model(bundle.id, bundle.class_names, record.preprocessing, (map_shape[0], map_shape[1]), facts)
+    return Model(bundle.id, bundle.class_names, cell_search(bundle), (map_shape[0], map_shape[1]), facts)

@@ -1,4 +1,4 @@
-"""What ingress and classifier say to each other; nothing here needs torch."""
+"""What ingress and classifier say to each other; nothing here needs torch but a bundle's learned finder."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from core.finding.search import CellSearch
     from core.images.preprocessing import Prepared, Preprocessing
     from core.model.prediction import Prediction
 
@@ -19,21 +20,26 @@ class Model:
     Attributes:
         id: Identity of the bundle.
         class_names: In the order of the probabilities.
-        preprocessing: How a picture becomes the network's input.
+        cells: How a picture's cells are found and become the network's input.
         map_shape: Height and width of a class map.
         facts: What ``/v1/model`` says of it.
     """
 
     id: str
     class_names: tuple[str, ...]
-    preprocessing: Preprocessing
+    cells: CellSearch = field(repr=False)
     map_shape: tuple[int, int]
     facts: dict[str, Any] = field(repr=False)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How a cell becomes the network's input."""
+        return self.cells.preprocessing
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One image on its way to the network.
+    """One cell on its way to the network.
 
     Attributes:
         bundle: Identity of the bundle that it was prepared for.

@@ -13,11 +13,13 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
 from core.errors import ImageError
-from core.images.overlay import DISPLAY_SIDE, encode_jpeg, encode_png, heatmap_layer, overlay, shrink_to
-from core.images.reading import prepare_image, processing
+from core.images.overlay import encode_jpeg, encode_png, heatmap_layer, overlay
+from core.images.reading import prepare_cells, prepare_image, processing
+from core.images.view import View
 from serve.errors import BusyError, RequestError
 from serve.messages import Item
 from serve.pool import Pool
+from serve.siblings import all_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from ray.serve.handle import DeploymentHandle
 
-    from core.images.cells import Box
+    from core.images.decoder import Picture
     from core.images.heatmap import Heatmap
     from core.images.preprocessing import Prepared
     from core.model.prediction import Prediction
@@ -35,10 +37,13 @@ if TYPE_CHECKING:
     from serve.pool import Stop
     from serve.settings import ServeSettings
 
-__all__ = ["Classified", "Places", "Service", "draw", "draw_layers"]
+__all__ = ["Classified", "ClassifiedField", "Places", "Seen", "Service", "draw", "draw_heatmap", "draw_picture"]
 
 _READY_S = 3.0
 _CHANGES = 5
+_CELLS_AT_ONCE = 32
+"""Cells of one image that are on their way to the classifiers at the same time."""
+
 _SPARES = 4
 """Threads, for each decoder, that may still be busy with what nobody waits for any more."""
 
@@ -46,26 +51,52 @@ _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
-class Classified:
-    """One classified image.
+class Seen:
+    """What is said of an image, whatever it shows.
 
     Attributes:
-        prediction: What the classifier found.
-        model: The bundle that made the prediction.
-        display: The upright image, its longer side at most 1024 pixels, (H, W, 3) uint8; None without a map.
-        factor: Size of `display` relative to the image.
+        view: The upright image, its longer side at most 1024 pixels; None where nothing is drawn.
         width: Width of the upright image, in pixels.
         height: Height of the upright image, in pixels.
         format: Format of the file, by Pillow's name; ``RAW`` for a tensor of pixels.
     """
 
-    prediction: Prediction
-    model: Model
-    display: NDArray[np.uint8] | None
-    factor: float
+    view: View | None
     width: int
     height: int
     format: str
+
+
+@dataclass(frozen=True, slots=True)
+class Classified:
+    """One classified cell.
+
+    Attributes:
+        prediction: What the classifier found.
+        model: The bundle that made the prediction.
+        image: The image that it is in.
+        view: The image, or the cell's surroundings where all cells are wanted; None without a map.
+    """
+
+    prediction: Prediction
+    model: Model
+    image: Seen
+    view: View | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifiedField:
+    """All cells of one image.
+
+    Attributes:
+        cells: The cells in reading order; none where none was found.
+        model: The bundle that classified.
+        image: The image.
+    """
+
+    cells: tuple[Classified, ...]
+    model: Model
+    image: Seen
 
 
 class Places:
@@ -118,7 +149,7 @@ class Service:
             BusyError: With status 503 where no classifier answers.
         """
         model, refused = await self._ask(self._classifier.describe.remote(), _READY_S)
-        self._model = model
+        self._model = _on_one_thread(model)
         return model, refused
 
     async def model(self) -> Model:
@@ -184,6 +215,42 @@ class Service:
         """
         return await self._classify(data, gradcam=gradcam)
 
+    async def classify_cells(self, data: bytes, places: Places, *, gradcam: bool) -> ClassifiedField | ImageError:
+        """Classify every white cell of an image file; one that cannot be used gets its error.
+
+        Args:
+            data: The file.
+            places: Places of the request; more are taken where there are several cells.
+            gradcam: Whether maps are wanted.
+
+        Raises:
+            BusyError: There is no room for so many cells.
+            RequestError: There is no room at the classifiers, or none answers.
+        """
+        for _ in range(_CHANGES):
+            model = await self.model()
+            try:
+                prepared, image = await self.compute(
+                    lambda stop, model=model: _prepare_every(data, model, self.settings.max_pixels, stop, draw=gradcam)
+                )
+            except ImageError as error:
+                self.metrics.unusable.labels(error.code).inc()
+                return error
+            if len(prepared) > 1:
+                places.take(min(len(prepared), _CELLS_AT_ONCE) - 1)
+            cells: list[Classified] = []
+            for start in range(0, len(prepared), _CELLS_AT_ONCE):
+                part = prepared[start : start + _CELLS_AT_ONCE]
+                found = await all_of(self._predict(Item(model.id, one, gradcam)) for one, _ in part)
+                cells += [
+                    Classified(prediction, model, image, view)
+                    for prediction, (_, view) in zip(found, part, strict=True)
+                    if prediction is not None
+                ]
+            if len(cells) == len(prepared):
+                return ClassifiedField(tuple(cells), model, image)
+        raise BusyError("The model is being changed; come back.", self.settings.retry_after_s, 503)
+
     async def classify_pixels(self, rgb: NDArray[np.uint8], *, gradcam: bool) -> Classified | ImageError:
         """Classify a decoded image, (H, W, 3) uint8 RGB.
 
@@ -214,24 +281,31 @@ class Service:
         for _ in range(_CHANGES):
             model = await self.model()
             try:
-                prepared, view = await self.compute(
-                    lambda stop, model=model: _prepare(image, model, most, stop, gradcam=gradcam)
+                prepared, seen = await self.compute(
+                    lambda stop, model=model: _prepare(image, model, most, stop, draw=gradcam)
                 )
             except ImageError as error:
                 self.metrics.unusable.labels(error.code).inc()
                 return error
-            answer = await self._send(Item(model.id, prepared, gradcam))
-            if answer.successor is not None:
-                self._model = answer.successor
-            if answer.error:
-                raise RequestError("internal", answer.error, 500)
-            if answer.prediction is not None:
-                self.metrics.observe(answer)
-                return Classified(answer.prediction, model, *view)
+            prediction = await self._predict(Item(model.id, prepared, gradcam))
+            if prediction is not None:
+                return Classified(prediction, model, seen, seen.view)
         raise BusyError("The model is being changed; come back.", self.settings.retry_after_s, 503)
 
-    async def _send(self, item: Item) -> Answer:
-        return await self._ask(self._classifier.classify.remote(item))
+    async def _predict(self, item: Item) -> Prediction | None:
+        """Ask a classifier about one cell; None where the bundle that it was prepared for is served no more.
+
+        Raises:
+            RequestError: There is no room at the classifiers, none answers, or the network fails.
+        """
+        answer: Answer = await self._ask(self._classifier.classify.remote(item))
+        if answer.successor is not None:
+            self._model = _on_one_thread(answer.successor)
+        if answer.error:
+            raise RequestError("internal", answer.error, 500)
+        if answer.prediction is not None:
+            self.metrics.observe(answer)
+        return answer.prediction
 
     async def _ask(self, response: Any, timeout_s: float | None = None) -> Any:  # noqa: ANN401
         """Await a deployment's response; nobody waits for what a cancelled caller asked for."""
@@ -250,29 +324,65 @@ class Service:
 
 def draw(found: Classified, *, colour_map: str = "jet", strength: float = 0.4) -> bytes:
     """Return the heatmap on the image, as a PNG file."""
-    rgb, cam, box = _drawable(found)
-    return encode_png(overlay(rgb, cam, box, colour_map=colour_map, strength=strength))
+    view, cam = _drawable(found)
+    return encode_png(
+        overlay(view.rgb, cam, view.place(found.prediction.box), colour_map=colour_map, strength=strength)
+    )
 
 
-def draw_layers(found: Classified) -> dict[str, str]:
-    """Return image (JPEG) and heatmap (PNG, clear where the network saw nothing) apart, in base64, same size."""
-    rgb, cam, box = _drawable(found)
-    layers = {"picture_jpeg": encode_jpeg(rgb), "heatmap_png": encode_png(heatmap_layer(cam, box, *rgb.shape[:2]))}
-    return {name: base64.b64encode(data).decode() for name, data in layers.items()}
+def draw_picture(image: Seen) -> str:
+    """Return an image as a JPEG file, in base64.
+
+    Raises:
+        RequestError: Nothing was to be drawn.
+    """
+    if image.view is None:
+        raise RequestError("internal", "No picture was retained.", 500)
+    return base64.b64encode(encode_jpeg(image.view.rgb)).decode()
 
 
-def _drawable(found: Classified) -> tuple[NDArray[np.uint8], Heatmap, Box]:
-    if found.display is None or found.prediction.cam is None:
+def draw_heatmap(found: Classified) -> str:
+    """Return a heatmap of the size of the cell's view, clear where the network saw nothing, as PNG in base64."""
+    view, cam = _drawable(found)
+    layer = heatmap_layer(cam, view.place(found.prediction.box), *view.rgb.shape[:2])
+    return base64.b64encode(encode_png(layer)).decode()
+
+
+def _drawable(found: Classified) -> tuple[View, Heatmap]:
+    if found.view is None or found.prediction.cam is None:
         raise RequestError("internal", "No map was computed.", 500)
-    return found.display, found.prediction.cam, found.prediction.box.scaled(found.factor)
+    return found.view, found.prediction.cam
 
 
 def _prepare(
-    image: bytes | NDArray[np.uint8], model: Model, max_pixels: int, stop: Stop, *, gradcam: bool
-) -> tuple[Prepared, tuple[NDArray[np.uint8] | None, float, int, int, str]]:
+    image: bytes | NDArray[np.uint8], model: Model, max_pixels: int, stop: Stop, *, draw: bool
+) -> tuple[Prepared, Seen]:
     """Decode and cut out; return the network's input, and what is shown of the image. Runs in a thread."""
     with processing():
-        picture, prepared = prepare_image(image, model.preprocessing, max_pixels=max_pixels, check=stop.check)
+        picture, prepared = prepare_image(image, model.cells, max_pixels=max_pixels, check=stop.check)
         stop.check()
-        display, factor = shrink_to(picture.rgb, DISPLAY_SIDE) if gradcam else (None, 1.0)
-    return prepared, (display, factor, picture.width, picture.height, picture.format)
+        return prepared, _see(picture, draw=draw)
+
+
+def _prepare_every(
+    data: bytes, model: Model, max_pixels: int, stop: Stop, *, draw: bool
+) -> tuple[list[tuple[Prepared, View | None]], Seen]:
+    """Decode and cut out every cell, each with its surroundings where they are drawn on. Runs in a thread."""
+    with processing():
+        picture, prepared = prepare_cells(data, model.cells, max_pixels=max_pixels, check=stop.check)
+        stop.check()
+        cells = [(one, View.around(picture.rgb, one.box) if draw else None) for one in prepared]
+        return cells, _see(picture, draw=draw)
+
+
+def _see(picture: Picture, *, draw: bool) -> Seen:
+    return Seen(View.of(picture.rgb) if draw else None, picture.width, picture.height, picture.format)
+
+
+def _on_one_thread(model: Model) -> Model:
+    """Let a learned finder run in the thread that calls it, of which there are as many as decoders."""
+    if model.cells.finder is not None:
+        import torch  # noqa: PLC0415 - only a bundle with a learned finder needs it here
+
+        torch.set_num_threads(1)
+    return model

@@ -81,6 +81,16 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def field_bundle(small_bundle: Path, shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small bundle with the shipped finder: it finds every cell, and is wrong about all of them."""
+    small, finder = load_bundle(small_bundle), load_bundle(shipped).finder
+    assert finder is not None
+    folder = tmp_path_factory.mktemp("bundle") / "fields"
+    save_bundle(folder, small.network, small.class_names, small.record, None, "# A test\n", finder=finder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def bundle(small_bundle: Path) -> Bundle:
     return load_bundle(small_bundle)
 

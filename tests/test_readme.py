@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import pytest
 
-from core.images.drawings import CLASS_NAMES, draw_field
+from core.images.drawings import CLASS_NAMES, draw_field, draw_smear
 from core.model.bundle import load_bundle
 from tools.figures import readme_table
 
@@ -53,6 +53,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for stamp in ("installed", "installed-dev"):
         (folder / ".venv" / stamp).touch()
     rng = np.random.default_rng(0)
+    (folder / "my-fields").mkdir()
+    boxes = ["image,label,left,top,right,bottom"]
+    for number in range(6):
+        rgb, cells = draw_smear(["NEUTROPHIL", "LYMPHOCYTE"], rng)
+        cv2.imwrite(str(folder / "my-fields" / f"{number}.png"), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+        boxes += [f"{number}.png,WHITE," + ",".join(f"{edge:.0f}" for edge in cell.box) for cell in cells]
+    (folder / "my-fields" / "boxes.csv").write_text("\n".join(boxes) + "\n")
     for kind in CLASS_NAMES:
         (folder / "my-cells" / kind).mkdir(parents=True)
         for number in range(12):
@@ -79,6 +86,8 @@ def quick(command: str) -> str:
         )
         Path("recipe.json").write_text(json.dumps(step))
         command += " --num-samples 2"
+    if "train_finder.py" in command:
+        return f"{command} --steps 2"
     if "--start" in command:
         command += " --epochs 1 --samples-per-epoch 32 --folds 2"
     return command.replace("--weights imagenet", "--weights none --recipe recipe.json")

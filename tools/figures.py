@@ -109,7 +109,10 @@ def readme_table(metrics: BundleMetrics) -> str:
         ("Barcelona, images left out of training", metrics.evaluations[BARCELONA].evaluation),
         ("Tehran, a laboratory that it never saw", metrics.evaluations[TEHRAN].evaluation),
     ]
-    rows += [(f"{name}, by a network that never saw it", evaluation) for name, evaluation in metrics.away.items()]
+    rows += [
+        (f"{name.capitalize()}, by a network that never saw it", evaluation)
+        for name, evaluation in metrics.away.items()
+    ]
     lines = ["| | images right | sources right | loss | calibration error |", "|---|---|---|---|---|"]
     for name, evaluation in rows:
         image, source = evaluation.image, evaluation.source

@@ -11,13 +11,14 @@ import torch
 
 from core.data.sources import number_sources
 from core.errors import DataError
-from core.images.preprocessing import Prepared, Preprocessing, crop_with_margin
+from core.images.preprocessing import Prepared, crop_with_margin
 from core.images.reading import Unreadable, prepare_image, read_safely
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from core.data.class_folders import Sample
+    from core.finding.search import CellSearch
 
 __all__ = ["OUTLIER", "ImageSet", "join_images", "load_images"]
 
@@ -78,7 +79,7 @@ class ImageSet:
 
 def load_images(
     samples: Sequence[Sample],
-    preprocessing: Preprocessing,
+    cells: CellSearch,
     *,
     margin: float = 1.0,
     workers: int = 2,
@@ -88,7 +89,7 @@ def load_images(
 
     Args:
         samples: The images to load.
-        preprocessing: The record the network will be used with.
+        cells: What finds and prepares the cells, as it will be used with the network.
         margin: Room around the input for augmentation, relative to the input's side.
         workers: Number of threads that decode.
         on_image: Called after each image, for a progress bar.
@@ -97,22 +98,23 @@ def load_images(
         DataError: With code ``nothing-readable``.
 
     Example:
-        >>> images = load_images(data.samples, bundle.record.preprocessing)
+        >>> images = load_images(data.samples, CellSearch(bundle.record.preprocessing))
         >>> images.pixels.shape
         torch.Size([9957, 224, 224, 3])
     """
 
     def load(sample: Sample) -> tuple[Prepared, np.ndarray] | Unreadable:
         def prepare(data: bytes) -> tuple[Prepared, np.ndarray]:
-            picture, plain = prepare_image(data, preprocessing, marked=sample.box)
+            picture, plain = prepare_image(data, cells, marked=sample.box)
             if margin == 1:
                 return plain, plain.pixels
-            return plain, crop_with_margin(picture.rgb, preprocessing, margin, plain.box, sample.box)
+            return plain, crop_with_margin(picture.rgb, cells.preprocessing, margin, plain)
 
         return read_safely(sample.path, prepare)
 
-    side = (round(preprocessing.height * margin), round(preprocessing.width * margin))
-    inputs = np.empty((len(samples), preprocessing.height, preprocessing.width, 3), np.uint8)
+    height, width = cells.preprocessing.size
+    side = (round(height * margin), round(width * margin))
+    inputs = np.empty((len(samples), height, width, 3), np.uint8)
     pixels = np.empty((len(samples), *side, 3), np.uint8) if margin > 1 else inputs
     found = torch.zeros(len(samples), dtype=torch.bool)
     readable: list[Sample] = []

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from core.data.class_folders import Sample
-    from core.images.preprocessing import Preprocessing
+    from core.finding.search import CellSearch
 
 __all__ = ["DataOptions", "DataSettings", "Laboratory", "TrainingData", "names_laboratories", "read_laboratories"]
 
@@ -41,6 +41,9 @@ class Laboratory(SourceSettings):
     boxes: Path | None = Field(None, description="CSV image,label,left,top,right,bottom, where images are fields")
     unknown: list[str] = Field([], description="classes of it that are taught as none of the known ones")
     ignored: list[str] = Field([], description="classes of it that are left out")
+    not_white: list[str] = Field(
+        [], description="labels of what is no white cell, such as platelets: shown to a finder, left out otherwise"
+    )
     half: Literal["even", "odd"] | None = Field(
         None, description="use every other image of each class only, in the order of their names"
     )
@@ -49,9 +52,9 @@ class Laboratory(SourceSettings):
 
     @property
     def found_classes(self) -> set[str]:
-        """Names of all classes on disk but the ignored ones."""
+        """Names of all classes on disk but those that are left out."""
         names = class_folder_names(self.path) if self.boxes is None else {cell.label for cell in read_boxes(self.boxes)}
-        return set(names) - set(self.ignored)
+        return set(names) - set(self.ignored) - set(self.not_white)
 
     def read(self, class_names: Sequence[str]) -> ClassFolders:
         """List its images.
@@ -63,10 +66,11 @@ class Laboratory(SourceSettings):
             DataError: Folder, boxes or groups cannot be used.
         """
         names = (*class_names, *sorted(set(self.unknown)))
+        ignored = [*self.ignored, *(name for name in self.not_white if name not in names)]
         if self.boxes is None:
-            data = read_class_folders(self.path, names, ignored=self.ignored)
+            data = read_class_folders(self.path, names, ignored=ignored)
         else:
-            data = read_boxed_cells(self.path, self.boxes, names, ignored=self.ignored)
+            data = read_boxed_cells(self.path, self.boxes, names, ignored=ignored)
         data = data.half(self.half) if self.half else data
         return data if self.groups is None else data.with_sources(self.groups, self.linked_groups)
 
@@ -151,6 +155,7 @@ class DataOptions(SourceSettings):
                     half=self.half,
                     boxes=None,
                     ignored=[],
+                    not_white=[],
                     credit="",
                     share=1.0,
                 ),
@@ -248,12 +253,12 @@ class TrainingData:
         return tuple(laboratory.share for laboratory in self.laboratories)
 
     def load(
-        self, preprocessing: Preprocessing, margin: float, threads: int, on_image: Callable[[], object] | None = None
+        self, cells: CellSearch, margin: float, threads: int, on_image: Callable[[], object] | None = None
     ) -> ImageSet:
         """Decode every image once; the labels of unknown classes are `OUTLIER`.
 
         Args:
-            preprocessing: The record that the network will be used with.
+            cells: What finds and prepares the cells, as it will be used with the network.
             margin: Room around the input for augmentation, relative to the input's side.
             threads: Number of threads that decode.
             on_image: Called after each image.
@@ -264,7 +269,7 @@ class TrainingData:
         known = len(self.class_names)
         loaded: list[ImageSet] = []
         for data in self.sets:
-            images = load_images(data.samples, preprocessing, margin=margin, workers=threads, on_image=on_image)
+            images = load_images(data.samples, cells, margin=margin, workers=threads, on_image=on_image)
             labels = torch.where(images.labels < known, images.labels, OUTLIER)
             loaded.append(replace(images, labels=labels))
         return loaded[0] if len(loaded) == 1 else join_images(loaded, self.shares)

@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 from scipy.stats import beta
 
-__all__ = ["Share", "share"]
+__all__ = ["Share", "describe_count", "share"]
+
+_FEW, _USUAL = 100, 200
 
 
 class Share(NamedTuple):
@@ -32,3 +34,21 @@ def share(count: int, total: int) -> Share:
     low = float(beta.ppf(0.025, count, total - count + 1)) if count > 0 else 0.0
     high = float(beta.ppf(0.975, count + 1, total - count)) if count < total else 1.0
     return Share(100 * count / total, 100 * low, 100 * high)
+
+
+def describe_count(identified: int) -> str:
+    """Say what a number of identified cells is worth, as laboratories see it (CLSI H20: 100 or 200 cells).
+
+    Args:
+        identified: Cells that the differential counts.
+
+    Returns:
+        A few words; empty where there is nothing to say.
+
+    Example:
+        >>> describe_count(60)
+        'fewer than 100 identified cells: too few for a differential'
+    """
+    if identified < _FEW:
+        return f"fewer than {_FEW} identified cells: too few for a differential"
+    return f"at least {_USUAL if identified >= _USUAL else _FEW} identified cells, a usual count"

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from core.evaluation.detection import Finding
 from core.evaluation.scores import Evaluation, Interval
 from core.settings import Settings
 
@@ -67,5 +68,6 @@ class RecordedEvaluation(Settings):
     heatmaps: Heatmaps = Field(description="where the heatmaps point")
     unknown: UnknownTypes | None = Field(description="images of no known class, where there were any")
     notebook: NotebookSplit | None = Field(description="the notebook's protocol, where it was asked for")
+    finding: Finding | None = Field(None, description="how cells are found, where the images are marked fields")
     times: int = Field(ge=1, description="how often these weights have been evaluated on these images")
     when: str = Field(description="time of the last evaluation, ISO 8601, UTC")

@@ -23,7 +23,7 @@ from core.settings import Settings
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Box", "CellFinder", "find_nucleus", "find_white_cell", "surroundings"]
+__all__ = ["Box", "CellFinder", "cell_around", "find_nucleus", "find_white_cell", "surroundings"]
 
 _WORKING_SIDE = 160
 """The search runs on a copy whose longer side has this many pixels: enough to see a nucleus."""
@@ -60,6 +60,15 @@ class Box(NamedTuple):
     def scaled(self, factor: float) -> Box:
         """Return the same rectangle in an image of `factor` times the size."""
         return Box(*(edge * factor for edge in self))
+
+    def moved(self, right: float, down: float) -> Box:
+        """Return the same rectangle, further to the right and down."""
+        return Box(self.left + right, self.top + down, self.right + right, self.bottom + down)
+
+    @property
+    def area(self) -> float:
+        """Its area in square pixels."""
+        return (self.right - self.left) * (self.bottom - self.top)
 
 
 class CellFinder(Settings):
@@ -101,6 +110,23 @@ class CellFinder(Settings):
             far as the image reaches.
         """
         return _square(rgb, marked, self.scale / _CELL_TO_NUCLEUS, beyond=self.beyond)
+
+    def cell_within(self, square: Box) -> Box:
+        """Return the box that a white cell of usual size has in the middle of a square that `box` gave."""
+        rest = (square.right - square.left) * (1 - min(1.0, _CELL_TO_NUCLEUS / self.scale)) / 2
+        return Box(square.left + rest, square.top + rest, square.right - rest, square.bottom - rest)
+
+
+def cell_around(rgb: NDArray[np.uint8], nucleus: Box) -> Box:
+    """Return the square that a white cell with this nucleus usually fills, as far as the image reaches.
+
+    Args:
+        rgb: Image, (H, W, 3) uint8.
+        nucleus: Box of the nucleus, as `find_nucleus` gives it.
+    """
+    square = _square(rgb, nucleus, _CELL_TO_NUCLEUS, beyond=True)
+    height, width = rgb.shape[:2]
+    return Box(max(square.left, 0.0), max(square.top, 0.0), min(square.right, width), min(square.bottom, height))
 
 
 def surroundings(rgb: NDArray[np.uint8], box: Box | None) -> NDArray[np.uint8]:

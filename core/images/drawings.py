@@ -9,17 +9,17 @@ a large folded nucleus in grey-blue cytoplasm with vacuoles.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["CLASS_NAMES", "HEIGHT", "ODDITIES", "WIDTH", "draw_field"]
+__all__ = ["CLASS_NAMES", "HEIGHT", "ODDITIES", "WIDTH", "DrawnCell", "draw_field", "draw_smear"]
 
 CLASS_NAMES = ("EOSINOPHIL", "LYMPHOCYTE", "MONOCYTE", "NEUTROPHIL")
 """The cell types that can be drawn, in the order of the shipped bundle's classes."""
@@ -32,10 +32,25 @@ _ZOOM = 2
 
 _Colour = tuple[float, float, float]
 
+_REACH = 130
+_RED_CELLS_PER_FIELD = 160
+
 _PLASMA: _Colour = (214, 213, 206)
 _RED_CELL: _Colour = (196, 160, 152)
 _CHROMATIN: _Colour = (112, 76, 178)
 _DENSE_CHROMATIN: _Colour = (84, 52, 152)
+
+
+class DrawnCell(NamedTuple):
+    """A white cell of a drawn field.
+
+    Attributes:
+        kind: Its name in `CLASS_NAMES`.
+        box: Left, top, right and bottom in pixels, as far as it is seen.
+    """
+
+    kind: str
+    box: tuple[float, float, float, float]
 
 
 def draw_field(kind: str, rng: np.random.Generator, *, oddity: str = "") -> NDArray[np.uint8]:
@@ -54,9 +69,62 @@ def draw_field(kind: str, rng: np.random.Generator, *, oddity: str = "") -> NDAr
     centre = _centre(rng, at_edge=oddity == "cut-off")
     _draw_red_cells(canvas, rng, centre)
     if oddity != "no-cell":
-        part, inside = _window(canvas, centre, 130)
-        _CELLS[kind](part, rng, inside)
+        _draw_white_cell(canvas, kind, rng, centre)
     return _photograph(canvas, rng, oddity)
+
+
+def draw_smear(
+    kinds: Sequence[str],
+    rng: np.random.Generator,
+    *,
+    width: int = 640,
+    height: int = 480,
+    centres: Sequence[tuple[float, float]] | None = None,
+) -> tuple[NDArray[np.uint8], list[DrawnCell]]:
+    """Draw a camera field with any number of white cells.
+
+    Args:
+        kinds: Names in `CLASS_NAMES`, one for each white cell.
+        rng: Decides positions, sizes, colours and shapes.
+        width: Width in pixels.
+        height: Height in pixels.
+        centres: Where the cells are, in pixels; otherwise anywhere, apart from each other while there is room.
+
+    Returns:
+        (height, width, 3) uint8 RGB, and the cells in the order of `kinds`.
+    """
+    canvas = np.empty((height * _ZOOM, width * _ZOOM, 3), np.float32)
+    canvas[:] = np.array(_PLASMA) + rng.normal(0, 3, 3)
+    places = _scattered(len(kinds), canvas, rng) if centres is None else [(x * _ZOOM, y * _ZOOM) for x, y in centres]
+    _draw_red_cells(canvas, rng, *places)
+    cells: list[DrawnCell] = []
+    for kind, place in zip(kinds, places, strict=True):
+        left, top, right, bottom = _draw_white_cell(canvas, kind, rng, place)
+        cells.append(DrawnCell(kind, (left / _ZOOM, top / _ZOOM, right / _ZOOM, bottom / _ZOOM)))
+    return _photograph(canvas, rng, ""), cells
+
+
+def _scattered(count: int, canvas: NDArray[np.float32], rng: np.random.Generator) -> list[tuple[float, float]]:
+    """Return places for white cells, apart from each other and from the edge while there is room."""
+    height, width = canvas.shape[:2]
+    places: list[tuple[float, float]] = []
+    for _ in range(count):
+        tries = [(float(rng.uniform(100, width - 100)), float(rng.uniform(100, height - 100))) for _ in range(200)]
+        free = (place for place in tries if all(math.dist(place, other) > 1.6 * _REACH for other in places))
+        places.append(next(free, tries[0]))
+    return places
+
+
+def _draw_white_cell(
+    canvas: NDArray[np.float32], kind: str, rng: np.random.Generator, centre: tuple[float, float]
+) -> tuple[int, int, int, int]:
+    """Draw a white cell; return left, top, right and bottom of what it covers of the canvas."""
+    part, inside = _window(canvas, centre, _REACH)
+    before = part.copy()
+    _CELLS[kind](part, rng, inside)
+    left, top, wide, high = cv2.boundingRect(np.asarray((np.abs(part - before) > 1).any(axis=2), np.uint8))
+    across, down = round(centre[0] - inside[0]), round(centre[1] - inside[1])
+    return left + across, top + down, left + across + wide, top + down + high
 
 
 def _centre(rng: np.random.Generator, *, at_edge: bool) -> tuple[float, float]:
@@ -71,17 +139,20 @@ def _photograph(canvas: NDArray[np.float32], rng: np.random.Generator, oddity: s
         canvas = canvas[:, :, [2, 1, 0]] * np.array([0.75, 1.05, 0.8], np.float32)
     sigma = 14.0 if oddity == "out-of-focus" else rng.uniform(2.2, 3.0)
     soft = cv2.GaussianBlur(canvas, (0, 0), float(sigma))
-    small = cv2.resize(soft, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
+    size = (soft.shape[1] // _ZOOM, soft.shape[0] // _ZOOM)
+    small = cv2.resize(soft, size, interpolation=cv2.INTER_AREA)
     noisy = small * rng.uniform(0.97, 1.03) + rng.normal(0, 1.5, small.shape)
     return np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
 
 
-def _draw_red_cells(canvas: NDArray[np.float32], rng: np.random.Generator, keep_free: tuple[float, float]) -> None:
+def _draw_red_cells(canvas: NDArray[np.float32], rng: np.random.Generator, *keep_free: tuple[float, float]) -> None:
     height, width = canvas.shape[:2]
     placed: list[tuple[float, float]] = []
-    for _ in range(160):
+    for _ in range(round(_RED_CELLS_PER_FIELD * height * width / (HEIGHT * WIDTH * _ZOOM**2))):
         x, y = float(rng.uniform(0, width)), float(rng.uniform(0, height))
-        if math.dist((x, y), keep_free) < 118 or any(math.dist((x, y), other) < 62 for other in placed):
+        if any(math.dist((x, y), place) < 118 for place in keep_free) or any(
+            math.dist((x, y), other) < 62 for other in placed
+        ):
             continue
         placed.append((x, y))
         radius = rng.uniform(36, 43)

@@ -12,6 +12,7 @@ from PIL import Image
 from pydantic import Field, PositiveFloat
 
 from core.images.cells import Box, CellFinder, surroundings
+from core.images.light import white_balanced
 from core.settings import Settings
 
 if TYPE_CHECKING:
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["Prepared", "Preprocessing", "crop_with_margin"]
-
-_BACKGROUND = 90
-_BACKGROUND_SIDE = 80
-_DARKEST_BACKGROUND = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +31,21 @@ class Prepared:
         box: Part of the image that `pixels` shows, in pixels of the image; where the record lets it, it reaches past
             the image, which is mirrored there.
         found: False where the record asks for the white cell and none was found.
+        cell: The white cell itself, in pixels of the image; None where nobody looked or none was found.
+        others: Number of further cells in the image that were left out.
+        hidden: Whether the image's edge hides more than half of the cell.
+        marked: The cell's box where it was given, and not looked for by colour.
+        score: How certain the learned finder is, between 0 and 1; None where it did not find the cell.
     """
 
     pixels: NDArray[np.uint8]
     box: Box
     found: bool
+    cell: Box | None = None
+    others: int = 0
+    hidden: bool = False
+    marked: Box | None = None
+    score: float | None = None
 
 
 class Preprocessing(Settings):
@@ -91,12 +98,14 @@ class Preprocessing(Settings):
             (64, 64, 3)
         """
         box, found = self.locate(rgb, marked)
-        return Prepared(self.balance(_resize(rgb, box, self.width, self.height), surroundings(rgb, marked)), box, found)
+        cell = marked
+        if cell is None and found and self.cell is not None:
+            cell = self.cell.cell_within(box)
+        pixels = self.balance(_resize(rgb, box, self.width, self.height), surroundings(rgb, marked))
+        return Prepared(pixels, box, found, cell, marked=marked)
 
     def balance(self, part: NDArray[np.uint8], rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Scale each channel so that the background of the whole picture gets the level `white`.
-
-        The background, plasma between the cells, is what the brightest tenth of the pixels begins with.
+        """Scale each channel so that the background of the whole picture gets the level `white` (`white_balanced`).
 
         Args:
             part: What is scaled, (h, w, 3) uint8.
@@ -104,12 +113,7 @@ class Preprocessing(Settings):
         """
         if self.white is None:
             return part
-        step = max(1, round(max(rgb.shape[:2]) / _BACKGROUND_SIDE))
-        background = np.percentile(rgb[::step, ::step].reshape(-1, 3), _BACKGROUND, axis=0)
-        factors = self.white / np.maximum(background, _DARKEST_BACKGROUND)
-        levels = np.arange(256)[:, None] * factors
-        table = np.clip(np.rint(levels), 0, 255).astype(np.uint8)[:, None, :]
-        return np.asarray(cv2.LUT(part, table), np.uint8)
+        return white_balanced(part, rgb, self.white)
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """Turn (N, H, W, 3) uint8 or (N, 3, H, W) float in [0, 255] into (N, 3, H, W) float32 input."""
@@ -120,7 +124,7 @@ class Preprocessing(Settings):
 
 
 def crop_with_margin(
-    rgb: NDArray[np.uint8], preprocessing: Preprocessing, margin: float, box: Box, marked: Box | None = None
+    rgb: NDArray[np.uint8], preprocessing: Preprocessing, margin: float, prepared: Prepared
 ) -> NDArray[np.uint8]:
     """Prepare a picture for training, with room around the input for rotation and shift.
 
@@ -128,19 +132,19 @@ def crop_with_margin(
         rgb: Decoded picture, (H, W, 3) uint8.
         preprocessing: The record that the network will be used with.
         margin: Side of the result relative to the network's input, 1 or more.
-        box: The part that `Preprocessing.prepare` shows.
-        marked: Where the cell was marked, if it was.
+        prepared: What `Preprocessing.prepare` gave for it.
 
     Returns:
         Pixels (round(height * margin), round(width * margin), 3) uint8 at the scale of
         `Preprocessing.prepare`, mirrored where they reach past the image.
     """
+    box = prepared.box
     extra_x, extra_y = ((box.right - box.left) * (margin - 1) / 2, (box.bottom - box.top) * (margin - 1) / 2)
     pad = int(np.ceil(max(extra_x, extra_y))) + 1 if margin > 1 else 0
     padded = np.asarray(cv2.copyMakeBorder(rgb, pad, pad, pad, pad, cv2.BORDER_REFLECT_101), np.uint8)
     wide = Box(box.left - extra_x + pad, box.top - extra_y + pad, box.right + extra_x + pad, box.bottom + extra_y + pad)
     width, height = round(preprocessing.width * margin), round(preprocessing.height * margin)
-    return preprocessing.balance(_resize(padded, wide, width, height), surroundings(rgb, marked))
+    return preprocessing.balance(_resize(padded, wide, width, height), surroundings(rgb, prepared.marked))
 
 
 def _resize(rgb: NDArray[np.uint8], box: Box, width: int, height: int) -> NDArray[np.uint8]:

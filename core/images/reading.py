@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -19,12 +19,21 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from core.finding.search import CellSearch
     from core.images.cells import Box
-    from core.images.preprocessing import Prepared, Preprocessing
+    from core.images.preprocessing import Prepared
 
-__all__ = ["Unreadable", "prepare_image", "processing", "read_file", "read_safely"]
+__all__ = ["Preparer", "Unreadable", "prepare_cells", "prepare_image", "processing", "read_file", "read_safely"]
 
 T = TypeVar("T")
+
+
+class Preparer(Protocol):
+    """What cuts the network's input out of a picture."""
+
+    def prepare(self, rgb: NDArray[np.uint8], marked: Box | None = None) -> Prepared:
+        """Prepare a picture's main cell."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +68,7 @@ def processing() -> Generator[None]:
 
 def prepare_image(
     image: bytes | NDArray[np.uint8],
-    preprocessing: Preprocessing,
+    cells: Preparer,
     *,
     marked: Box | None = None,
     max_pixels: int = MAX_PIXELS,
@@ -69,7 +78,7 @@ def prepare_image(
 
     Args:
         image: A whole file, or pixels that are decoded already, (H, W, 3) uint8 RGB.
-        preprocessing: The record of the network that is to see it.
+        cells: What finds and prepares the cell: a `CellSearch`, or the record of the network that is to see it.
         marked: Where the cell is in a field that shows several; none: the image is of one cell.
         max_pixels: Refuse pictures with more pixels than this.
         check: Called between decoding and preparing; what it raises stops the work.
@@ -83,13 +92,35 @@ def prepare_image(
         (224, 224, 3)
     """
     with processing():
-        if isinstance(image, np.ndarray):
-            picture = Picture.from_pixels(image, max_pixels=max_pixels)
-        else:
-            picture = decode(image, max_pixels=max_pixels)
+        picture = _picture(image, max_pixels)
         if check is not None:
             check()
-        return picture, preprocessing.prepare(picture.rgb, marked)
+        return picture, cells.prepare(picture.rgb, marked)
+
+
+def prepare_cells(
+    image: bytes | NDArray[np.uint8],
+    cells: CellSearch,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    check: Callable[[], object] | None = None,
+) -> tuple[Picture, list[Prepared]]:
+    """Decode one image and cut out an input for each of its white cells; safe to call from several threads.
+
+    Args:
+        image: A whole file, or pixels that are decoded already, (H, W, 3) uint8 RGB.
+        cells: What finds and prepares them.
+        max_pixels: Refuse pictures with more pixels than this.
+        check: Called between decoding and preparing; what it raises stops the work.
+
+    Raises:
+        ImageError: The image cannot be used.
+    """
+    with processing():
+        picture = _picture(image, max_pixels)
+        if check is not None:
+            check()
+        return picture, cells.prepare_every(picture.rgb)
 
 
 def read_file(path: Path) -> bytes:
@@ -120,6 +151,12 @@ def read_safely(path: Path, work: Callable[[bytes], T]) -> T | Unreadable:
             return work(read_file(path))
     except ImageError as error:
         return Unreadable(path, error.code, error.message)
+
+
+def _picture(image: bytes | NDArray[np.uint8], max_pixels: int) -> Picture:
+    if isinstance(image, np.ndarray):
+        return Picture.from_pixels(image, max_pixels=max_pixels)
+    return decode(image, max_pixels=max_pixels)
 
 
 def _unreadable(error: OSError) -> ImageError:

@@ -28,6 +28,8 @@ from torch import nn
 from core import __version__
 from core.errors import BundleError, SettingsError
 from core.files import replace_file
+from core.finding.finder import FINDER, Finder, FinderRecord
+from core.finding.network import FinderNetwork
 from core.images.preprocessing import Preprocessing
 from core.model.confidence import Confidence
 from core.model.familiarity import Familiarity
@@ -159,6 +161,7 @@ class BundleRecord(Settings):
     heatmap_origin: tuple[float, float] | None = Field(
         None, description="row and column of the input that the last map's first value looks at; none: by the padding"
     )
+    finder: FinderRecord | None = Field(None, description="the learned finder of white cells, if it has one")
     replay: ReplayRecord | None = Field(None, description="features of training images that it keeps, if any")
     adaptation: AdaptationRecord | None = Field(None, description="the unlabelled images it was adapted to, if any")
     versions: dict[str, str] = Field(default_factory=dict, description="versions of the software that made it")
@@ -178,6 +181,7 @@ class Bundle:
             this version writes, which is no reason to refuse the weights.
         architecture: Name of the network, as timm knows it.
         replay: Features of training images, where they were asked for and the bundle keeps any.
+        finder: The learned finder, on the CPU; None where the bundle has none.
     """
 
     network: nn.Module
@@ -187,6 +191,7 @@ class Bundle:
     metrics: BundleMetrics | None = None
     architecture: str = RESNET18
     replay: Replay | None = None
+    finder: Finder | None = None
 
 
 def round_weights(network: nn.Module) -> None:
@@ -207,6 +212,7 @@ def save_bundle(
     extras: Mapping[str, bytes] | None = None,
     *,
     architecture: str = RESNET18,
+    finder: Finder | None = None,
 ) -> Bundle:
     """Write a bundle; `folder` appears complete or not at all.
 
@@ -217,11 +223,12 @@ def save_bundle(
         folder: Folder of the new bundle; it is missing or empty.
         network: Network whose weights are stored.
         class_names: Names of the classes, in the order of the logits.
-        record: Leukoray's part of ``config.json``; hash, versions and time are filled in.
+        record: Leukoray's part of ``config.json``; hashes, finder, versions and time are filled in.
         metrics: Evaluations of these weights; None where nothing was measured.
         card: Model card, Markdown.
         extras: Further files by name: plots and sample pictures.
         architecture: Name of the network, as `build_network` takes it.
+        finder: Learned finder, if it has one.
 
     Raises:
         BundleError: With code ``bundle-exists``, or ``bundle-damaged`` where the weights are not numbers.
@@ -229,8 +236,14 @@ def save_bundle(
     if folder.exists() and any(folder.iterdir()):
         raise BundleError("bundle-exists", f"{folder} exists and is not empty; choose another folder or remove it.")
     weights = save_tensors(_stored(network), metadata={"format": "pt"})
+    extras = dict(extras or {})
+    finds = None
+    if finder is not None:
+        extras[FINDER] = save_tensors(_plain(finder.network), metadata={"format": "pt"})
+        finds = finder.record.model_copy(update={"sha256": hashlib.sha256(extras[FINDER]).hexdigest()})
     record = record.model_copy(
         update={
+            "finder": finds,
             "weights_sha256": hashlib.sha256(weights).hexdigest(),
             "versions": _versions(),
             "created": time_stamp(),
@@ -246,7 +259,7 @@ def save_bundle(
         if metrics is not None:
             write_metrics(unfinished, metrics)
         (unfinished / CARD).write_text(card, encoding="utf-8")
-        for name, content in (extras or {}).items():
+        for name, content in extras.items():
             (unfinished / name).write_bytes(content)
         bundle = load_bundle(unfinished)
         if folder.exists():
@@ -301,7 +314,20 @@ def load_bundle(folder: Path, *, with_replay: bool = False) -> Bundle:
         raise BundleError("bundle-damaged", f"The weights in {folder} hold values that are not numbers.")
     identity = hashlib.sha256(hashlib.sha256(weights).digest() + hashlib.sha256(config_bytes).digest()).hexdigest()
     replay = Replay.load(folder, record.replay) if with_replay and record.replay else None
-    return Bundle(network.eval(), class_names, record, identity, _metrics(folder), architecture, replay)
+    finder = _load_finder(folder, record.finder) if record.finder else None
+    return Bundle(network.eval(), class_names, record, identity, _metrics(folder), architecture, replay, finder)
+
+
+def _load_finder(folder: Path, record: FinderRecord) -> Finder:
+    content = _read(folder, FINDER)
+    if hashlib.sha256(content).hexdigest() != record.sha256:
+        raise BundleError("bundle-damaged", f"{folder / FINDER} is not the file that {CONFIG} was written for.")
+    network = FinderNetwork()
+    try:
+        network.load_state_dict(load_tensors(content))
+    except (SafetensorError, RuntimeError) as error:
+        raise BundleError("bundle-damaged", f"{folder / FINDER} holds no finder of this version.") from error
+    return Finder(network.eval(), record)
 
 
 def _read(folder: Path, name: str) -> bytes:
@@ -348,10 +374,11 @@ def _metrics(folder: Path) -> BundleMetrics | None:
 
 
 def _stored(network: nn.Module) -> dict[str, torch.Tensor]:
-    state = network.state_dict()
-    return {
-        name: (value.half() if value.ndim > 1 else value).detach().cpu().contiguous() for name, value in state.items()
-    }
+    return {name: value.half() if value.ndim > 1 else value for name, value in _plain(network).items()}
+
+
+def _plain(network: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
 
 
 def _config(

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from core.evaluation.detection import Finding
     from core.evaluation.record import NotebookSplit, RecordedEvaluation, UnknownTypes
     from core.evaluation.scores import Evaluation, Interval, Level
+    from core.finding.finder import FinderRecord
     from core.model.bundle import AdaptationRecord, Bundle, BundleRecord, DataRecord, Remembered, TrainingRecord
     from core.model.metrics import BundleMetrics
     from core.model.replay import ReplayRecord
 
-__all__ = ["CALIBRATION", "RESEARCH_ONLY", "write_adapted_card", "write_card"]
+__all__ = ["CALIBRATION", "RESEARCH_ONLY", "write_adapted_card", "write_card", "write_card_with_finder"]
 
 RESEARCH_ONLY = "For Research Use Only. Not for use in diagnostic procedures."
 """The wording of 21 CFR 809.10(c)(2)(i)."""
@@ -28,8 +30,8 @@ CALIBRATION = {
 """What a reader must know of the validation's calibration error, by `BundleMetrics.calibration`."""
 
 _AWAY = (
-    " Each laboratory never seen is judged by the temperature and thresholds that the others left out chose. The bundle's own"
-    " (below) were chosen on all of them, not on validation images, and hold for the evaluations below."
+    " Each laboratory never seen is judged by the temperature and thresholds that the others left out chose. The"
+    " bundle's own (below) were chosen on all of them, not on validation images, and hold for the evaluations below."
 )
 
 _HEAD = """---
@@ -57,6 +59,18 @@ thresholds are those of that bundle.
 """
 )
 
+_NEW_FINDER = (
+    _HEAD
+    + """
+
+The bundle {bundle} with another finder of white cells. {finder}
+
+**Nothing was measured of its classes with this finder**: it cuts cells out in another way than the one that the network
+was trained with. `leukoray evaluate FOLDER DATA` measures it; `leukoray train DATA --finder FOLDER` trains a network
+with it. Temperature and thresholds are those of the bundle before.
+"""
+)
+
 _CARD = (
     _HEAD
     + """{holds}
@@ -66,8 +80,8 @@ other cell types: whatever else is in a picture gets one of these names, flagged
 
 ## Input
 
-{height} x {width} pixels, RGB, {crop}, squashed with an antialiased bilinear filter. `config.json` has the
-full record. timm loads the same network: `timm.create_model("local-dir:FOLDER", pretrained=True)`; the
+{height} x {width} pixels, RGB, {crop}, squashed with an antialiased bilinear filter.{finder} `config.json` has the full
+record. timm loads the same network: `timm.create_model("local-dir:FOLDER", pretrained=True)`; the
 white cell must then be cut out beforehand.
 
 ## Training
@@ -133,6 +147,7 @@ def write_card(
         height=record.preprocessing.height,
         width=record.preprocessing.width,
         crop=f"the square around the nucleus, {cell.scale} times its size" if cell else "the whole image",
+        finder=f" {_finder(record.finder)}" if record.finder else "",
         training=_training(record.training, record.data, record.replay)
         if record.training and record.data
         else "Not recorded.",
@@ -170,6 +185,42 @@ def write_adapted_card(name: str, bundle: Bundle, adaptation: AdaptationRecord) 
         slides=adaptation.slides,
         share=adaptation.share,
     )
+
+
+def write_card_with_finder(name: str, bundle: Bundle, finder: FinderRecord) -> str:
+    """Return the model card of a bundle that was given another finder.
+
+    Args:
+        name: Name of the new bundle.
+        bundle: The bundle that got it.
+        finder: What is known of the finder.
+    """
+    return _NEW_FINDER.format(
+        name=name,
+        architecture=bundle.architecture,
+        classes=", ".join(bundle.class_names),
+        research_only=RESEARCH_ONLY,
+        bundle=bundle.id[:12],
+        finder=_finder(finder),
+    )
+
+
+def _finder(finder: FinderRecord) -> str:
+    """Say how white cells are found."""
+    text = f"A small network finds the white cells (pictures of {finder.side} pixels, score {finder.threshold:.2f})"
+    if finder.training is None:
+        return f"{text}."
+    learned = ", ".join(f"{name} {count:,}" for name, count in finder.training.laboratories.items())
+    text += f", trained on marked images ({learned})"
+    if finder.training.held_out:
+        text += (
+            f"; of {finder.training.held_out:,} cells of other slides it found {finder.training.recall:.1%}, and"
+            f" {finder.training.precision:.1%} of what it found were cells"
+        )
+    text += "."
+    if not finder.cuts_out:
+        text += " Images of one cell are cut out by its colour, as when the network was trained."
+    return text
 
 
 def _training(training: TrainingRecord, data: DataRecord, replay: ReplayRecord | None) -> str:
@@ -305,11 +356,20 @@ def _more(evaluations: Mapping[str, RecordedEvaluation]) -> str:
                 else ""
             )
         )
+        if recorded.finding:
+            lines.append(_finding(name, recorded.finding))
         if recorded.notebook:
             lines.append(_notebook(name, recorded.notebook))
         if recorded.unknown:
             lines.append(_unknown(name, recorded.unknown))
     return "\n".join(lines) + "\n" if evaluations else ""
+
+
+def _finding(name: str, finding: Finding) -> str:
+    return (
+        f"- {name}, white cells of {finding.fields:,} fields: recall {_interval(finding.recall)}, precision"
+        f" {_interval(finding.precision)}, average precision {_interval(finding.average_precision)}."
+    )
 
 
 def _notebook(name: str, notebook: NotebookSplit) -> str:

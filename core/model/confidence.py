@@ -12,10 +12,23 @@ from core.settings import Settings
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["LOW_CONFIDENCE", "OUT_OF_DISTRIBUTION", "Confidence", "energy"]
+__all__ = [
+    "LOW_CONFIDENCE",
+    "NO_CELL",
+    "OUT_OF_DISTRIBUTION",
+    "SEVERAL_CELLS",
+    "UNIDENTIFIED",
+    "Confidence",
+    "energy",
+]
 
 LOW_CONFIDENCE = "low-confidence"
 OUT_OF_DISTRIBUTION = "out-of-distribution"
+NO_CELL = "no-cell"
+SEVERAL_CELLS = "several-cells"
+
+UNIDENTIFIED = frozenset({OUT_OF_DISTRIBUTION, NO_CELL})
+"""Flags of what does not count in a differential."""
 
 
 class Confidence(Settings):
@@ -44,17 +57,23 @@ class Confidence(Settings):
         weights = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
         return weights / weights.sum(axis=-1, keepdims=True)
 
-    def flag(self, confidence: float, ood: float, *, found: bool) -> str:
-        """Return the flag of one cell; empty where nobody needs to look.
+    def flag(self, confidence: float, ood: float, *, found: bool, hidden: bool = False, others: int = 0) -> str:
+        """Return the flag of one cell, the gravest of several; empty where nobody needs to look.
 
         Args:
             confidence: Largest probability.
             ood: Out-of-distribution score.
             found: False where no white cell was found in the image.
+            hidden: Whether the image's edge hides more than half of the cell.
+            others: Number of further cells in the image that were left out.
         """
-        if not found or ood > self.max_ood:
+        if not found:
+            return NO_CELL
+        if ood > self.max_ood:
             return OUT_OF_DISTRIBUTION
-        return LOW_CONFIDENCE if confidence < self.min_confidence else ""
+        if hidden or confidence < self.min_confidence:
+            return LOW_CONFIDENCE
+        return SEVERAL_CELLS if others else ""
 
 
 def energy(logits: NDArray[np.floating]) -> NDArray[np.float32]:

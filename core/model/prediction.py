@@ -24,10 +24,11 @@ class Prediction:
         confidence: Probability of that class.
         probabilities: Probability of each class, (C,) float32.
         ood: Out-of-distribution score, higher is less like the training data.
-        flag: Empty, ``low-confidence`` or ``out-of-distribution``.
+        flag: Empty, ``low-confidence``, ``out-of-distribution``, ``no-cell`` or ``several-cells``.
         box: The part of the image that was classified, in pixels of the image.
         cam: Grad-CAM of `label` within `box`; None where it was not asked for.
         unfamiliar: Whether the image is stained unlike the training images; one alone says little.
+        cell: The white cell itself, in pixels of the image; None where none was found.
     """
 
     label: str
@@ -38,6 +39,7 @@ class Prediction:
     box: Box
     cam: Heatmap | None
     unfamiliar: bool = False
+    cell: Box | None = None
 
     @property
     def has_evidence(self) -> bool:

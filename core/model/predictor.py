@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from core.errors import SettingsError
+from core.finding.search import CellSearch
 from core.images.heatmap import Heatmap
-from core.images.reading import prepare_image
+from core.images.reading import prepare_cells, prepare_image
 from core.model.confidence import energy
 from core.model.engine import TorchEngine
 from core.model.gradcam import normalise_maps
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from core.model.bundle import Bundle
     from core.model.engine import Outputs
 
-__all__ = ["Predictor", "choose_device"]
+__all__ = ["Predictor", "cell_search", "choose_device"]
 
 
 class Predictor:
@@ -51,18 +52,30 @@ class Predictor:
         self.device = choose_device(device)
         record = bundle.record
         self._engine = TorchEngine(bundle.network, record.preprocessing, self.device, record.heatmap_origin)
+        self.cells = cell_search(bundle, self.device)
 
     def prepare(self, data: bytes, marked: Box | None = None) -> tuple[Picture, Prepared]:
-        """Decode one file and cut out the network's input; safe to call from several threads.
+        """Decode one file and cut out the network's input for its main cell; safe to call from several threads.
 
         Args:
             data: The whole file.
-            marked: Where the cell is in a field that shows several; none: the image is of one cell.
+            marked: Where the cell is, if that is known.
 
         Raises:
             ImageError: The file cannot be used.
         """
-        return prepare_image(data, self.bundle.record.preprocessing, marked=marked)
+        return prepare_image(data, self.cells, marked=marked)
+
+    def prepare_every(self, data: bytes) -> tuple[Picture, list[Prepared]]:
+        """Decode one file and cut out an input for each white cell; safe to call from several threads.
+
+        Args:
+            data: The whole file.
+
+        Raises:
+            ImageError: The file cannot be used.
+        """
+        return prepare_cells(data, self.cells)
 
     def predict(self, images: Sequence[Prepared], *, gradcam: bool = True) -> list[Prediction]:
         """Classify a batch in one forward pass.
@@ -93,10 +106,20 @@ class Predictor:
         best = int(probabilities.argmax())
         largest = float(probabilities[best])
         record = self.bundle.record
-        flag = record.confidence.flag(largest, float(ood), found=image.found)
+        flag = record.confidence.flag(largest, float(ood), found=image.found, hidden=image.hidden, others=image.others)
         strange = record.familiarity is not None and record.familiarity.unfamiliar(image.pixels)
         label = self.bundle.class_names[best]
-        return Prediction(label, largest, probabilities, float(ood), flag, image.box, cam, strange)
+        return Prediction(label, largest, probabilities, float(ood), flag, image.box, cam, strange, image.cell)
+
+
+def cell_search(bundle: Bundle, device: torch.device | str = "cpu") -> CellSearch:
+    """Return what finds and prepares the cells for a bundle's network.
+
+    Args:
+        bundle: The model.
+        device: Device that a learned finder runs on.
+    """
+    return CellSearch(bundle.record.preprocessing, bundle.finder.on(device) if bundle.finder else None)
 
 
 def choose_device(device: str) -> torch.device:

@@ -94,7 +94,9 @@ def write_bundle(
     extras |= {REPLAY: content} if kept else {}
     architecture = run.recipe.training.architecture
     card = write_card(out.name, names, record, metrics, architecture)
-    return save_bundle(out, network.cpu(), names, record, metrics, card, extras, architecture=architecture)
+    return save_bundle(
+        out, network.cpu(), names, record, metrics, card, extras, architecture=architecture, finder=run.finder
+    )
 
 
 def _familiarity(run: TrainingRun) -> Familiarity | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,9 @@ from pydantic import Field
 
 from core.data.image_set import OUTLIER
 from core.data.laboratories import DataSettings, TrainingData
+from core.errors import SettingsError
+from core.finding.search import CellSearch
+from core.model.bundle import load_bundle
 from core.model.network import build_network
 from core.model.predictor import choose_device
 from core.training.recipe import Recipe, load_recipe
@@ -20,12 +24,12 @@ from core.training.trainer import Trainer, predict_logits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
-    from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import nn
 
     from core.data.image_set import ImageSet
+    from core.finding.finder import Finder
     from core.model.bundle import Bundle, BundleRecord
     from core.model.replay import Replay
 
@@ -47,6 +51,7 @@ class TrainingSettings(DataSettings):
     )
     validation_share: float = Field(0.15, gt=0, le=0.5, description="share of the images held out for validation")
     risk: float = Field(0.05, gt=0, lt=1, description="error rate aimed at among the cells that are not flagged")
+    finder: Path | None = Field(None, description="bundle whose learned finder cuts the cells out, as the new one will")
     architecture: str | None = Field(None, description="resnet18 or a name of timm's, instead of the recipe's")
     epochs: int | None = Field(None, ge=1, description="value to use instead of the recipe's")
     samples_per_epoch: int | None = Field(None, ge=1, description="value to use instead of the recipe's")
@@ -83,6 +88,7 @@ class TrainingRun:
         origin: Words that say which weights these are.
         start: Record of the bundle that training starts from, if it does.
         replay: What that bundle keeps of its own training images, if anything.
+        finder: The learned finder of the new bundles, if they are to have one.
     """
 
     settings: TrainingSettings
@@ -94,6 +100,7 @@ class TrainingRun:
     origin: str
     start: BundleRecord | None = None
     replay: Replay | None = None
+    finder: Finder | None = None
 
     @classmethod
     def prepare(
@@ -134,10 +141,13 @@ class TrainingRun:
                 else build_network(len(data.class_names), settings.weights, architecture, recipe.preprocessing.size)
             )
             starts[architecture] = copy.deepcopy(network.state_dict())
-        images = data.load(recipe.preprocessing, recipe.training.augmentation.margin, threads, on_image)
+        finder = start.finder if start else _finder_of(settings.finder)
+        used = finder.on(chosen) if finder and finder.record.cuts_out else None
+        cells = CellSearch(recipe.preprocessing, used)
+        images = data.load(cells, recipe.training.augmentation.margin, threads, on_image)
         origin = f"bundle {start.id[:12]}" if start else settings.weights
         record, replay = (start.record, start.replay) if start else (None, None)
-        return cls(settings, recipe, data, images, starts, str(chosen), origin, record, replay)
+        return cls(settings, recipe, data, images, starts, str(chosen), origin, record, replay, finder)
 
     def split(self) -> tuple[list[int], list[int]]:
         """Return the rows to train on and those to validate on, apart by source.
@@ -227,3 +237,13 @@ class TrainingRun:
     def domains(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
         """Return the number of each row's laboratory, where there are several."""
         return None if self.images.domains is None else self.images.domains.numpy()[rows]
+
+
+def _finder_of(folder: Path | None) -> Finder | None:
+    """Return a bundle's finder, for a network that learns from what it cuts out."""
+    if folder is None:
+        return None
+    finder = load_bundle(folder).finder
+    if finder is None:
+        raise SettingsError("no-finder", f"The bundle {folder} has no learned finder.")
+    return finder.cutting_out()

@@ -13,11 +13,13 @@ import numpy as np
 import torch
 
 from core.errors import DataError, ImageError
+from core.finding.finder import FINDER
 from core.images.decoder import MAX_BYTES
 from core.images.reading import prepare_image
 from core.model.adaptation import adapt_statistics, even_batches
 from core.model.bundle import CONFIG, WEIGHTS, AdaptationRecord, Bundle, load_bundle, save_bundle
 from core.model.card import write_adapted_card
+from core.model.predictor import cell_search
 from runtime.progress import say
 
 if TYPE_CHECKING:
@@ -89,7 +91,16 @@ def adapt_bundle(
     card = write_adapted_card(folder.name, bundle, record)
     # With other statistics the features that the bundle keeps are not the network's any more.
     adapted = bundle.record.model_copy(update={"adaptation": record, "replay": None})
-    return save_bundle(folder, network, bundle.class_names, adapted, None, card, architecture=bundle.architecture)
+    return save_bundle(
+        folder,
+        network,
+        bundle.class_names,
+        adapted,
+        None,
+        card,
+        architecture=bundle.architecture,
+        finder=bundle.finder,
+    )
 
 
 def adapt_for_run(bundle: Bundle, source: Folder, run: RunFolder, images: ImageList) -> Bundle:
@@ -109,7 +120,7 @@ def adapt_for_run(bundle: Bundle, source: Folder, run: RunFolder, images: ImageL
         folder = Path(temporary) / "adapted"
         if run.folder.exists(f"{_KEPT}/{CONFIG}"):
             folder.mkdir()
-            for name in (WEIGHTS, CONFIG):
+            for name in (WEIGHTS, CONFIG, *([FINDER] if bundle.finder else [])):
                 (folder / name).write_bytes(run.folder.read(f"{_KEPT}/{name}"))
             return load_bundle(folder)
         entries = (entry for part in range(images.parts) for entry in run.read_list_part(part))
@@ -128,10 +139,11 @@ def _hash(entry: Entry) -> bytes:
 
 def _read(source: Folder, chosen: Sequence[Entry], bundle: Bundle) -> Iterator[tuple[Entry, NDArray[np.uint8] | None]]:
     """Yield the network's input of each image; None where it cannot be used or shows no white cell."""
+    cells = cell_search(bundle)
 
     def read(entry: Entry) -> NDArray[np.uint8] | None:
         try:
-            _, prepared = prepare_image(source.read_path(entry.path, MAX_BYTES + 1), bundle.record.preprocessing)
+            _, prepared = prepare_image(source.read_path(entry.path, MAX_BYTES + 1), cells)
         except (ImageError, OSError):
             return None  # the run itself says why
         return prepared.pixels if prepared.found else None

@@ -19,7 +19,8 @@ class RunArguments(Settings):
     """The options that decide a run's rows; a run is only continued with the same ones."""
 
     slides: str = Field(description="folder of slides, without secrets")
-    gradcam: str = Field(description="which images get a heatmap overlay")
+    cells: str = Field("one", description="cells of each image: one or all")
+    gradcam: str = Field(description="which cells get a heatmap overlay")
     colour_map: str = Field(description="colours of the heatmap")
     batch_size: int = Field(description="images per forward pass")
     limit: int | None = Field(description="number of images after which listing stops")
@@ -42,9 +43,12 @@ class RunCounts(Settings):
     ignored: int = Field(0, description="other files under SLIDES")
     parts: int = Field(0, description="units of work")
     slides: int = Field(0, description="slides with at least one image or unreadable file")
-    predictions: int = Field(0, description="rows of predictions")
+    images: int = Field(0, description="images that could be read")
+    empty: int = Field(0, description="images in which no white cell was found")
+    cells: int = Field(0, description="white cells")
+    unidentified: int = Field(0, description="cells unlike everything that the bundle knows; no differential has them")
     errors: int = Field(0, description="rows of errors")
-    flagged: int = Field(0, description="predictions that a person should look at")
+    flagged: int = Field(0, description="cells and empty images that a person should look at")
 
 
 class RunTimings(Settings):
@@ -77,7 +81,7 @@ class RunSession(Settings):
 class RunRecord(Settings):
     """The content of ``run.json``."""
 
-    format: Literal[2] = Field(2, description="version of this layout")
+    format: Literal[3] = Field(3, description="version of this layout")
     state: Literal["listing", "running", "finished", "stopped", "failed"] = Field(description="how far the run is")
     error: str | None = Field(None, description="why it stopped or failed, in one sentence")
     arguments: RunArguments

@@ -37,7 +37,9 @@ def write_results(
     """
     before = time.perf_counter()
     class_names = journal.record.bundle.classes
-    report = Report(run, class_names, drawn=drawn)
+    arguments = journal.record.arguments
+    fields = arguments.cells == "all" and arguments.gradcam != "none"
+    report = Report(run, class_names, drawn=drawn, fields=fields)
     slides: list[Slide] = []
     coming = summarise(run, class_names, cells, images.top_slide)
     slide = next(coming, None)
@@ -54,7 +56,7 @@ def write_results(
             "state": "finished",
             "finished": time_stamp(),
             "counts": _count(journal.record.counts, slides),
-            "throughput": _throughput(sessions, sum(slide.n + slide.n_errors for slide in slides)),
+            "throughput": _throughput(sessions, sum(slide.n_images + slide.n_errors for slide in slides)),
         }
     )
     report.finish(final)
@@ -74,7 +76,10 @@ def _count(counts: RunCounts, slides: Sequence[Slide]) -> RunCounts:
     return counts.model_copy(
         update={
             "slides": len(slides),
-            "predictions": sum(slide.n for slide in slides),
+            "images": sum(slide.n_images for slide in slides),
+            "empty": sum(slide.n_empty for slide in slides),
+            "cells": sum(slide.n for slide in slides),
+            "unidentified": sum(slide.n_unidentified for slide in slides),
             "errors": sum(slide.n_errors for slide in slides),
             "flagged": sum(slide.flagged.total() for slide in slides),
         }
@@ -99,11 +104,11 @@ def conclude(run: RunFolder, record: RunRecord, max_error_rate: float) -> int:
     """
     counts, rate = record.counts, record.throughput.images_per_s
     say(
-        f"{counts.predictions:,} cells on {counts.slides:,} slides classified, {counts.flagged:,} to look at,"
+        f"{counts.cells:,} cells on {counts.slides:,} slides classified, {counts.flagged:,} to look at,"
         f" {counts.errors:,} unreadable files" + (f", {rate:,.1f} images/s" if rate else "")
     )
     say(f"report: {run.folder.show('report/index.html')}")
-    share = counts.errors / (counts.predictions + counts.errors)
+    share = counts.errors / (counts.images + counts.errors)
     if share <= max_error_rate:
         return 0
     say(f"error: {share:.1%} of the files are unreadable, more than --max-error-rate allows ({max_error_rate:.1%})")

@@ -54,6 +54,11 @@ def predictions_schema(class_names: Sequence[str]) -> pa.Schema:
         [
             ("slide", pa.string()),
             ("image", pa.string()),
+            ("cell", pa.int32()),
+            ("left", pa.float32()),
+            ("top", pa.float32()),
+            ("right", pa.float32()),
+            ("bottom", pa.float32()),
             ("label", pa.string()),
             ("confidence", pa.float32()),
             *((f"p_{name}", pa.float32()) for name in class_names),

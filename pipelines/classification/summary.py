@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from core.evaluation.differential import Share, share
+from core.model.confidence import UNIDENTIFIED
 from pipelines.classification.run_folder import unfamiliar_cells
 
 if TYPE_CHECKING:
@@ -29,10 +30,11 @@ _UNFAMILIAR_PERCENT = 25.0
 
 @dataclass(frozen=True, slots=True, order=True)
 class Cell:
-    """One classified cell, as the report shows it; cells order by confidence."""
+    """One classified cell, or an image without any, as the report shows it; cells order by confidence."""
 
     confidence: float
     image: str
+    number: int
     label: str = field(compare=False)
     flag: str = field(compare=False)
     probabilities: tuple[float, ...] = field(compare=False)
@@ -47,11 +49,14 @@ class Slide:
 
     Attributes:
         name: Name of the slide.
-        counts: Cells per class.
-        flagged: Cells per flag.
-        least_confident: Per class, a heap of the least confident cells.
+        counts: Identified cells per class.
+        flagged: Cells and empty images per flag.
+        least_confident: Per class, and for what is not identified under "", a heap of the least confident cells.
         errors: The first unreadable files: image, code, message.
         n_errors: Number of unreadable files.
+        n_unidentified: Cells unlike everything that the bundle knows, which no share counts.
+        n_images: Images that could be read.
+        n_empty: Those of them in which no white cell was found.
         n_unfamiliar: Cells that are stained unlike the training images.
     """
 
@@ -61,6 +66,9 @@ class Slide:
     least_confident: dict[str, list[tuple[float, tuple[int, int], Cell]]] = field(default_factory=dict)
     errors: list[tuple[str, str, str]] = field(default_factory=list)
     n_errors: int = 0
+    n_unidentified: int = 0
+    n_images: int = 0
+    n_empty: int = 0
     n_unfamiliar: int = 0
 
     @property
@@ -73,15 +81,27 @@ class Slide:
 
     @property
     def n(self) -> int:
-        """Classified cells."""
+        """White cells."""
+        return self.n_identified + self.n_unidentified
+
+    @property
+    def n_identified(self) -> int:
+        """Cells that the differential counts."""
         return self.counts.total()
 
     def count(self, cell: Cell, shown: int) -> None:
-        """Count one cell; remember it if it is among the `shown` least confident ones of its class."""
-        self.counts[cell.label] += 1
+        """Count one row; remember it if it is among the `shown` least confident ones of its class."""
+        self.n_images += cell.number <= 1
+        identified = cell.flag not in UNIDENTIFIED
+        if identified:
+            self.counts[cell.label] += 1
+        elif cell.number:
+            self.n_unidentified += 1
+        else:
+            self.n_empty += 1
         if cell.flag:
             self.flagged[cell.flag] += 1
-        heap = self.least_confident.setdefault(cell.label, [])
+        heap = self.least_confident.setdefault(cell.label if identified else "", [])
         item = (-cell.confidence, cell.sheet, cell)
         if len(heap) < shown:
             heapq.heappush(heap, item)
@@ -95,7 +115,7 @@ class Slide:
             self.errors.append((row["image"], row["code"], row["message"]))
 
     def cells(self, label: str) -> list[Cell]:
-        """Return the least confident cells of a class, in order."""
+        """Return the least confident cells of a class, in order; of those that are not identified under ""."""
         return sorted(item[2] for item in self.least_confident.get(label, ()))
 
     def drop_cells(self) -> None:
@@ -104,8 +124,8 @@ class Slide:
         self.errors.clear()
 
     def share(self, label: str) -> Share:
-        """Share of a class among the classified cells, in percent."""
-        return share(self.counts[label], self.n)
+        """Share of a class among the identified cells, in percent."""
+        return share(self.counts[label], self.n_identified)
 
 
 def summarise(run: RunFolder, class_names: Sequence[str], shown: int, top: str) -> Iterator[Slide]:
@@ -135,12 +155,14 @@ def summarise(run: RunFolder, class_names: Sequence[str], shown: int, top: str) 
 
 
 def _cell(row: dict[str, object], class_names: Sequence[str], sheet: tuple[int, int]) -> Cell:
+    known = row["label"] is not None
     return Cell(
-        confidence=float(row["confidence"]),  # type: ignore[arg-type]
+        confidence=float(row["confidence"]) if known else 0.0,  # type: ignore[arg-type]
         image=str(row["image"]),
-        label=str(row["label"]),
+        number=int(row["cell"]),  # type: ignore[call-overload]
+        label=str(row["label"]) if known else "",
         flag=str(row["flag"]),
-        probabilities=tuple(float(row[f"p_{name}"]) for name in class_names),  # type: ignore[arg-type]
+        probabilities=tuple(float(row[f"p_{name}"]) for name in class_names) if known else (),  # type: ignore[arg-type]
         gradcam=row["gradcam"],  # type: ignore[arg-type]
         size=(int(row["width"]), int(row["height"])),  # type: ignore[call-overload]
         sheet=sheet,
@@ -156,10 +178,14 @@ def slides_csv(slides: Iterable[Slide], class_names: Sequence[str]) -> str:
         [
             "slide",
             "n",
+            "n_identified",
             *(f"n_{name}" for name in class_names),
             *(f"pct_{name}" for name in class_names),
             *limits,
             "n_flagged",
+            "n_unidentified",
+            "n_images",
+            "n_empty",
             "n_errors",
             "unfamiliar",
         ]
@@ -170,10 +196,14 @@ def slides_csv(slides: Iterable[Slide], class_names: Sequence[str]) -> str:
             [
                 slide.name,
                 slide.n,
+                slide.n_identified,
                 *(slide.counts[name] for name in class_names),
                 *(f"{part.percent:.2f}" for part in shares),
                 *(f"{value:.2f}" for part in shares for value in (part.low, part.high)),
                 slide.flagged.total(),
+                slide.n_unidentified,
+                slide.n_images,
+                slide.n_empty,
                 slide.n_errors,
                 "yes" if slide.unfamiliar else "no",
             ]

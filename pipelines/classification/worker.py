@@ -17,13 +17,15 @@ import torch
 
 from core.errors import ImageError, LeukorayError
 from core.images.decoder import MAX_BYTES
-from core.images.overlay import DISPLAY_SIDE, NO_EVIDENCE, encode_jpeg, overlay, shrink_to, write_words
+from core.images.overlay import NO_EVIDENCE, encode_jpeg, overlay, write_words
 from core.images.reading import processing
+from core.images.view import View
+from core.model.confidence import NO_CELL
 from core.model.predictor import Predictor
 from pipelines.classification.attempts import PartAttempts
 from pipelines.classification.overlay_path import overlay_path, short_overlay_path
 from pipelines.classification.run_folder import ERRORS_SCHEMA, RunFolder, predictions_schema, with_unfamiliar
-from pipelines.classification.sheet import ThumbnailSheet
+from pipelines.classification.sheet import ThumbnailSheets, sheet_name
 from pipelines.classification.slides import slides_gone
 from pipelines.classification.storage import Folder, open_folder
 
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from core.images.decoder import Picture
     from core.images.preprocessing import Prepared
     from core.model.bundle import Bundle
     from core.model.prediction import Prediction
@@ -43,17 +44,19 @@ if TYPE_CHECKING:
 __all__ = ["PartClassifier"]
 
 _BATCHES_AHEAD = 2
+_CELLS_OF_FIELD = 8
+"""Camera fields are loaded as if each had so many cells, so that what is loaded ahead stays small."""
+
 _UNFIT_NAME = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
 
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
-    """A decoded image: the network's input, and a copy small enough to draw on."""
+    """A decoded image: an input of the network for each cell, and what is drawn on."""
 
     entry: Entry
-    prepared: Prepared
-    display: NDArray[np.uint8]
-    factor: float
+    cells: list[tuple[Prepared, View]]
+    field: View
     width: int
     height: int
     size: int
@@ -91,6 +94,8 @@ class PartClassifier:
         self._run = RunFolder(open_folder(settings.run, settings.patience))
         self._pool = ThreadPoolExecutor(settings.loaders)
         self._schema = predictions_schema(self._predictor.bundle.class_names)
+        of_image = _CELLS_OF_FIELD if settings.cells == "all" else 1
+        self._images_at_once = max(1, settings.batch_size // of_image)
 
     def classify(self, part: int) -> dict[str, float]:
         """Classify one part and write it.
@@ -111,20 +116,20 @@ class PartClassifier:
         rows: list[dict[str, Any]] = []
         refused: list[_Refused] = []
         unfamiliar: Counter[str] = Counter()
-        sheet = ThumbnailSheet(len(entries))
-        while batch := list(islice(loaded, self._settings.batch_size)):
+        sheets = ThumbnailSheets()
+        while batch := list(islice(loaded, self._images_at_once)):
             refused += [item for item in batch if isinstance(item, _Refused)]
-            good = [item for item in batch if isinstance(item, _Loaded)]
-            for item in good:
-                sheet.add(item.display)
-            rows += self._finish(good, unfamiliar)
-        if rows:
-            self._run.folder.write(f"report/thumbnails/part-{part:08d}.jpg", sheet.encode())
+            for item in (item for item in batch if isinstance(item, _Loaded)):
+                for _, view in item.cells or [(None, item.field)]:
+                    sheets.add(view.rgb)
+            rows += self._finish([item for item in batch if isinstance(item, _Loaded)], unfamiliar)
+        for number, data in enumerate(sheets.encoded()):
+            self._run.folder.write(f"report/thumbnails/{sheet_name(part, number)}", data)
         table = with_unfamiliar(pa.Table.from_pylist(rows, schema=self._schema), unfamiliar)
         self._run.write_part(part, table, _errors_table(refused))
         attempts.finish()
         self._on_progress()
-        return {"images": len(rows), "errors": len(refused), "begun": begun}
+        return {"images": len(entries) - len(refused), "errors": len(refused), "begun": begun}
 
     def _load(self, entry: Entry) -> _Loaded | _Refused:
         """Read and decode one file; runs in several threads."""
@@ -132,7 +137,7 @@ class PartClassifier:
             return _Refused(entry, entry.code, entry.message)
         try:
             data = _read(self._source, entry.path)
-            picture, prepared, display, factor = self._settings.patience.retry(lambda: self._prepare(entry, data))
+            return self._settings.patience.retry(lambda: self._prepare(entry, data))
         except ImageError as error:
             return _Refused(entry, error.code, error.message)
         except TooLittleMemoryError as error:
@@ -145,18 +150,24 @@ class PartClassifier:
             if not self._source.has_content():
                 raise slides_gone(self._source) from error
             return _Refused(entry, *_describe_os_error(error, self._source))
-        return _Loaded(entry, prepared, display, factor, picture.width, picture.height, len(data))
 
-    def _prepare(self, entry: Entry, data: bytes) -> tuple[Picture, Prepared, NDArray[np.uint8], float]:
-        """Decode one image, cut out the network's input, and make a copy to draw on.
+    def _prepare(self, entry: Entry, data: bytes) -> _Loaded:
+        """Decode one image, cut out the network's inputs, and copy what is drawn on.
 
         Raises:
             TooLittleMemoryError: There is too little memory at present, which says nothing of the image.
         """
         try:
             with processing():
-                picture, prepared = self._predictor.prepare(data)
-                return picture, prepared, *shrink_to(picture.rgb, DISPLAY_SIDE)
+                if self._settings.cells == "all":
+                    picture, prepared = self._predictor.prepare_every(data)
+                    cells = [(one, View.around(picture.rgb, one.box)) for one in prepared]
+                    field = View.of(picture.rgb)
+                else:
+                    picture, one = self._predictor.prepare(data)
+                    field = View.of(picture.rgb)
+                    cells = [(one, field)]
+                return _Loaded(entry, cells, field, picture.width, picture.height, len(data))
         except ImageError as error:
             if error.code == "out-of-memory":
                 raise TooLittleMemoryError(errno.ENOMEM, error.message, entry.image) from error
@@ -167,7 +178,7 @@ class PartClassifier:
         waiting: deque[Future[_Loaded | _Refused]] = deque()
         for entry in entries:
             waiting.append(self._pool.submit(self._load, entry))
-            if len(waiting) > _BATCHES_AHEAD * self._settings.batch_size:
+            if len(waiting) > _BATCHES_AHEAD * self._images_at_once:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -185,42 +196,72 @@ class PartClassifier:
             yield loaded
 
     def _finish(self, items: list[_Loaded], unfamiliar: Counter[str]) -> list[dict[str, Any]]:
-        """Classify one batch, write its overlays, return its rows; count the unfamiliar cells of each slide."""
+        """Classify the cells of a batch of images, draw, return their rows; count each slide's unfamiliar cells."""
         wanted = self._settings.gradcam
-        predictions = self._predictor.predict([item.prepared for item in items], gradcam=wanted != "none")
+        inputs = [prepared for item in items for prepared, _ in item.cells]
+        predictions = iter(self._predict(inputs))
         rows: list[dict[str, Any]] = []
-        for item, prediction in zip(items, predictions, strict=True):
-            unfamiliar[item.entry.slide] += prediction.unfamiliar
-            drawn = wanted == "all" or (wanted == "flagged" and prediction.flag)
-            rows.append(self._row(item, prediction, self._draw(item, prediction) if drawn else None))
+        for item in items:
+            if not item.cells:
+                rows.append(self._empty_row(item))
+            drawn: list[tuple[int, Prediction]] = []
+            for number, (_, view) in enumerate(item.cells, start=1):
+                prediction = next(predictions)
+                unfamiliar[item.entry.slide] += prediction.unfamiliar and prediction.flag != NO_CELL
+                draw = wanted == "all" or (wanted == "flagged" and bool(prediction.flag))
+                path = self._draw(item, number, prediction, view) if draw else None
+                rows.append(self._row(item, number, prediction, path))
+                drawn.append((number, prediction))
+            if self._settings.cells == "all" and wanted != "none" and drawn:
+                path = overlay_path(item.entry.slide, item.entry.image, 0)
+                self._write_picture(path, item.field.with_boxes(drawn))
         return rows
 
-    def _row(self, item: _Loaded, prediction: Prediction, gradcam: str | None) -> dict[str, Any]:
+    def _predict(self, inputs: list[Prepared]) -> Iterator[Prediction]:
+        """Classify cells, no more at once than a batch."""
+        size = self._settings.batch_size
+        for start in range(0, len(inputs), size):
+            yield from self._predictor.predict(inputs[start : start + size], gradcam=self._settings.gradcam != "none")
+
+    def _row(self, item: _Loaded, number: int, prediction: Prediction, gradcam: str | None) -> dict[str, Any]:
         bundle = self._predictor.bundle
         shares = zip(bundle.class_names, prediction.probabilities.tolist(), strict=True)
-        return {
-            "slide": item.entry.slide,
-            "image": item.entry.image,
+        return self._empty_row(item) | {
+            "cell": number if prediction.flag != NO_CELL else 0,
+            **(prediction.cell._asdict() if prediction.cell else {}),
             "label": prediction.label,
             "confidence": prediction.confidence,
             **{f"p_{name}": value for name, value in shares},
             "ood": prediction.ood,
             "flag": prediction.flag,
             "gradcam": gradcam,
+        }
+
+    def _empty_row(self, item: _Loaded) -> dict[str, Any]:
+        """Return the row of an image in which no cell was found; what it does not name is null."""
+        return {
+            "slide": item.entry.slide,
+            "image": item.entry.image,
+            "cell": 0,
+            "flag": NO_CELL,
             "width": item.width,
             "height": item.height,
             "bytes": item.size,
-            "bundle": bundle.id,
+            "bundle": self._predictor.bundle.id,
         }
 
-    def _draw(self, item: _Loaded, prediction: Prediction) -> str | None:
+    def _draw(self, item: _Loaded, number: int, prediction: Prediction, view: View) -> str | None:
         """Write the overlay; return its path relative to the run."""
         if prediction.cam is None:
             return None
-        box = prediction.box.scaled(item.factor)
-        picture = overlay(item.display, prediction.cam, box, colour_map=self._settings.colour_map)
-        data = encode_jpeg(picture if prediction.has_evidence else write_words(picture, NO_EVIDENCE))
-        path = overlay_path(item.entry.slide, item.entry.image)
+        picture = overlay(view.rgb, prediction.cam, view.place(prediction.box), colour_map=self._settings.colour_map)
+        picture = picture if prediction.has_evidence else write_words(picture, NO_EVIDENCE)
+        own = number if self._settings.cells == "all" else None
+        return self._write_picture(overlay_path(item.entry.slide, item.entry.image, own), picture)
+
+    def _write_picture(self, path: str, picture: NDArray[np.uint8]) -> str:
+        """Write a picture; return where it is, which is another place where the file system cannot take its name."""
+        data = encode_jpeg(picture)
         try:
             self._run.folder.write_plain(path, data)
         except OSError as error:

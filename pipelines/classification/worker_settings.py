@@ -24,7 +24,8 @@ class WorkerSettings:
         slides: Folder of slides.
         run: Folder of the run.
         patience: How long storage that fails is tried again.
-        gradcam: Images that get an overlay: ``all``, ``flagged`` or ``none``.
+        cells: ``one`` cell of each image, or ``all``.
+        gradcam: Cells that get an overlay: ``all``, ``flagged`` or ``none``.
         colour_map: Colours of the overlays.
         batch_size: Images per forward pass.
         threads: Torch threads.
@@ -35,6 +36,7 @@ class WorkerSettings:
     slides: Location
     run: Location
     patience: Patience
+    cells: str
     gradcam: str
     colour_map: str
     batch_size: int
@@ -49,6 +51,7 @@ class WorkerSettings:
             slides=source.location,
             run=run.folder.location,
             patience=source.patience,
+            cells=arguments.cells,
             gradcam=arguments.gradcam,
             colour_map=arguments.colour_map,
             batch_size=arguments.batch_size,

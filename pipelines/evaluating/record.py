@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from core.errors import BundleError
+from core.evaluation.detection import Finding
 from core.evaluation.record import EvaluatedData, Heatmaps, NotebookSplit, RecordedEvaluation, UnknownTypes
 from core.evaluation.scores import Comparison, Evaluation
 from core.files import replace_file
@@ -39,6 +40,7 @@ class EvaluationRecord(Settings):
     unknown: UnknownTypes | None = Field(None, description="images of no known class, where there were any")
     comparison: Comparison | None = Field(None, description="against a second bundle, where one was given")
     notebook: NotebookSplit | None = Field(None, description="the notebook's protocol, where it was asked for")
+    finding: Finding | None = Field(None, description="how cells are found, where the images are marked fields")
 
 
 def check_name(bundle: Bundle, name: str, fingerprint: str) -> None:
@@ -91,6 +93,7 @@ def record_in_bundle(folder: Path, name: str, record: EvaluationRecord) -> None:
         heatmaps=record.heatmaps,
         unknown=record.unknown,
         notebook=record.notebook and _without_curves(record.notebook),
+        finding=record.finding,
         times=before.times + 1 if before else 1,
         when=time_stamp(),
     )

@@ -35,6 +35,12 @@ def summarise(record: EvaluationRecord, class_names: Sequence[str]) -> Iterator[
         )
     if unknown := record.unknown:
         yield f"unknown types ({', '.join(unknown.classes)}), AUROC: {_interval(unknown.auroc)}"
+    if finding := record.finding:
+        yield f"white cells in {finding.fields:,} fields of {finding.slides:,} slides, {finding.marked:,} marked"
+        for name in ("recall", "precision", "f1", "average_precision"):
+            yield f"  {name.replace('_', ' '):20} {_interval(getattr(finding, name))}"
+        if finding.differential_error:
+            yield f"  differential wrong by {_interval(finding.differential_error)} percentage points"
     if comparison := record.comparison:
         yield (
             f"against the second bundle, by source: accuracy {_interval(comparison.source_accuracy)},"

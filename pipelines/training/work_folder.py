@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["WorkFolder"]
 
-_OURS = ("checkpoint", "final", "fold-*", "without-*")
+_OURS = ("checkpoint", "final", "fold-*", "without-*", "finder")
 """Names of checkpoints, without their ending."""
 
 
@@ -35,7 +35,7 @@ class WorkFolder:
         """Return the file of a network's checkpoint.
 
         Args:
-            name: ``checkpoint``, ``final``, ``fold-N`` or ``without-N``.
+            name: ``checkpoint``, ``final``, ``fold-N``, ``without-N`` or ``finder``.
         """
         return self.path / f"{name}.safetensors"
 

@@ -39,7 +39,7 @@ function add(files) {
     card.querySelector(".photo").remove();
     card.querySelector(".heat").remove();
     $("results").append(card);
-    waiting.push({ file, card, attempt: 0, batch });
+    waiting.push({ file, card, attempt: 0, batch, cells: document.querySelector("[name=cells]:checked").value });
   }
   $("tools").hidden = $("results").children.length === 0;
   work();
@@ -56,7 +56,7 @@ function work() {
 async function classify(job) {
   let answer;
   try {
-    answer = await ask("/v1/classify?gradcam=layers", {
+    answer = await ask(`/v1/classify?gradcam=layers&cells=${job.cells}`, {
       method: "POST", body: job.file, headers: { "Content-Type": "application/octet-stream" },
     });
   } catch {
@@ -77,20 +77,36 @@ async function classify(job) {
   else fail(job, content.error?.message ?? `The service answered ${answer.status}.`);
 }
 
-function show({ file, card }, found) {
-  const picture = card.querySelector(".picture");
-  const photo = new Image();
-  photo.className = "photo";
-  photo.alt = `${file.name}: ${found.label}, ${percent(found.confidence)}`;
-  photo.src = `data:image/jpeg;base64,${found.gradcam.picture_jpeg}`;
-  const heat = new Image();
-  heat.className = "heat";
-  heat.alt = "";
-  heat.setAttribute("aria-hidden", "true");
-  heat.src = `data:image/png;base64,${found.gradcam.heatmap_png}`;
-  picture.replaceChildren(photo, heat);
+function show(job, found) {
+  if (found.cells) showField(job, found);
+  else showCell(job, found);
+  job.card.classList.add("done");
+}
+
+function picture(name, className, source) {
+  const image = new Image();
+  image.className = className;
+  image.alt = name;
+  if (!name) image.setAttribute("aria-hidden", "true");
+  image.src = source;
+  return image;
+}
+
+function showCell({ file, card }, found) {
+  const name = `${file.name}: ${found.label}, ${percent(found.confidence)}`;
+  const photo = picture(name, "photo", `data:image/jpeg;base64,${found.gradcam.picture_jpeg}`);
+  card.querySelector(".picture").replaceChildren(photo, heatmap(found));
   const evidence = found.gradcam.evidence ? "" : " · no evidence: nothing in the image speaks for this class";
   card.querySelector("figcaption").textContent = `${file.name} · ${found.width} × ${found.height}${evidence}`;
+  describe(card, found, found.bundle);
+  results.push({ file: file.name, number: found.cell ? 1 : 0, ...found });
+}
+
+function heatmap(found) {
+  return picture("", "heat", `data:image/png;base64,${found.gradcam.heatmap_png}`);
+}
+
+function describe(card, found, bundle) {
   const title = card.querySelector("h2");
   title.textContent = `${found.label} `;
   const sure = document.createElement("small");
@@ -101,9 +117,63 @@ function show({ file, card }, found) {
   flag.hidden = !found.flag;
   flag.textContent = found.flag_reason;
   card.querySelector("tbody").replaceChildren(...Object.entries(found.probabilities).map(row));
-  card.querySelector(".made").textContent = `bundle ${found.bundle.slice(0, SHORT)} · out-of-distribution score ${found.ood.toFixed(2)}`;
-  card.classList.add("done");
-  results.push({ file: file.name, ...found });
+  card.querySelector(".made").textContent = `bundle ${bundle.slice(0, SHORT)} · out-of-distribution score ${found.ood.toFixed(2)}`;
+}
+
+/** Show a field with a box for each cell; a click on one shows what was found there. */
+function showField({ file, card }, field) {
+  card.classList.add("field");
+  const count = field.cells.length;
+  const name = `${file.name}: a field with ${count} white cell${count === 1 ? "" : "s"}`;
+  const photo = picture(name, "photo", `data:image/jpeg;base64,${field.picture_jpeg}`);
+  const boxes = card.querySelector(".boxes");
+  card.querySelector(".picture").replaceChildren(photo, boxes);
+  card.querySelector("figcaption").textContent = `${file.name} · ${field.width} × ${field.height}`;
+  const identified = Object.values(field.counts).reduce((sum, one) => sum + one, 0);
+  const shares = Object.entries(field.counts).filter(([, of]) => of).map(([label, of]) => `${label} ${of}`);
+  const summary = card.querySelector(".summary");
+  summary.hidden = false;
+  summary.textContent = `${count} white cell${count === 1 ? "" : "s"}: ${identified} identified`
+    + `${shares.length ? ` (${shares.join(", ")})` : ""}, ${field.unidentified} not`;
+  if (!count) {
+    card.querySelector("h2").textContent = "No white cell found";
+    card.querySelector("table").hidden = true;
+    results.push({ file: file.name, number: 0, label: "", confidence: "", probabilities: {}, ood: "", flag: "no-cell", bundle: field.bundle });
+    return;
+  }
+  field.cells.forEach((cell, index) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.classList.toggle("flagged", Boolean(cell.flag));
+    lay(button, cell.cell ?? cell.box, field);
+    const number = document.createElement("span");
+    number.textContent = index + 1;
+    button.append(number);
+    button.setAttribute("aria-label", `Cell ${index + 1}: ${cell.label}, ${percent(cell.confidence)}${cell.flag ? `, ${cell.flag}` : ""}`);
+    button.addEventListener("click", () => select(card, field, index));
+    boxes.append(button);
+    results.push({ file: file.name, number: index + 1, bundle: field.bundle, ...cell });
+  });
+  select(card, field, 0);
+}
+
+function select(card, field, index) {
+  const cell = field.cells[index];
+  card.querySelectorAll(".boxes button").forEach((button, place) => button.setAttribute("aria-pressed", place === index));
+  card.querySelector(".heat")?.remove();
+  const heat = heatmap(cell);
+  lay(heat, cell.gradcam.place, field);
+  card.querySelector(".photo").after(heat);
+  describe(card, cell, field.bundle);
+  card.querySelector("h2").prepend(`${index + 1}. `);
+}
+
+/** Lay something on its place in an image, whatever size that is shown at. */
+function lay(element, [left, top, right, bottom], image) {
+  element.style.left = `${100 * left / image.width}%`;
+  element.style.top = `${100 * top / image.height}%`;
+  element.style.width = `${100 * (right - left) / image.width}%`;
+  element.style.height = `${100 * (bottom - top) / image.height}%`;
 }
 
 function row([name, share]) {
@@ -150,15 +220,16 @@ function say() {
 }
 
 function save() {
-  const names = Object.keys(results[0]?.probabilities ?? {});
+  const names = [...new Set(results.flatMap((found) => Object.keys(found.probabilities)))];
   const quote = (value) => {
     const text = String(value);
     const safe = typeof value === "string" && /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
     return /[",\n\r]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
   };
-  const lines = [["image", "label", "confidence", ...names.map((name) => `p_${name}`), "ood", "flag", "bundle"]];
+  const lines = [["image", "cell", "label", "confidence", ...names.map((name) => `p_${name}`), "ood", "flag", "bundle"]];
   for (const found of results) {
-    lines.push([found.file, found.label, found.confidence, ...names.map((name) => found.probabilities[name]), found.ood, found.flag, found.bundle]);
+    const shares = names.map((name) => found.probabilities[name] ?? "");
+    lines.push([found.file, found.number, found.label, found.confidence, ...shares, found.ood, found.flag, found.bundle]);
   }
   const text = lines.map((line) => line.map(quote).join(",")).join("\n") + "\n";
   const link = document.createElement("a");

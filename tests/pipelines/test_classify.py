@@ -42,6 +42,11 @@ if TYPE_CHECKING:
 COLUMNS = [
     "slide",
     "image",
+    "cell",
+    "left",
+    "top",
+    "right",
+    "bottom",
     "label",
     "confidence",
     *(f"p_{name}" for name in CLASS_NAMES),
@@ -105,6 +110,9 @@ def test_the_rows_are_what_the_predictor_says(run: Path, slides: Path, small_bun
         assert row["flag"] == prediction.flag
         assert row["bundle"] == predictor.bundle.id
         assert row["bytes"] == len(data)
+        assert row["cell"] == (prediction.cell is not None)
+        if prediction.cell is not None:
+            np.testing.assert_allclose(row[["left", "top", "right", "bottom"]].tolist(), prediction.cell, atol=1e-3)
 
 
 def test_every_overlay_is_a_picture_of_its_image(run: Path) -> None:
@@ -119,13 +127,15 @@ def test_slides_csv_and_run_json_add_up(run: Path) -> None:
         table = list(csv.DictReader(stream))
     assert [row["slide"] for row in table] == ["smear-1-adult", "smear-2-allergic", "smear-3-viral"]
     for row in table:
-        assert int(row["n"]) == 20 == sum(int(row[f"n_{name}"]) for name in CLASS_NAMES)
+        assert int(row["n_images"]) == 20 == int(row["n"]) + int(row["n_empty"])
+        assert int(row["n_identified"]) == sum(int(row[f"n_{name}"]) for name in CLASS_NAMES)
+        assert int(row["n"]) == int(row["n_identified"]) + int(row["n_unidentified"])
         for name in CLASS_NAMES:
             low, high = float(row[f"pct_{name}_low"]), float(row[f"pct_{name}_high"])
             assert low <= float(row[f"pct_{name}"]) <= high
     record = json.loads((run / "run.json").read_text())
     assert record["state"] == "finished"
-    assert record["counts"]["predictions"] == record["counts"]["listed"] == 60
+    assert record["counts"]["images"] == record["counts"]["listed"] == 60
     assert record["bundle"]["id"] == rows(run)["bundle"][0]
     assert record["throughput"]["images_per_s"] > 0
 
@@ -290,6 +300,7 @@ def worker_settings(source: Folder, run: RunFolder, patience: Patience | None = 
         slides=source.location,
         run=run.folder.location,
         patience=patience or Patience(),
+        cells="one",
         gradcam="none",
         colour_map="jet",
         batch_size=8,

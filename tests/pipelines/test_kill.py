@@ -147,7 +147,7 @@ def test_a_worker_is_killed_and_the_run_goes_on(
     assert rows(out).equals(undisturbed)
     record = json.loads((out / "run.json").read_text())
     assert len(record["sessions"]) == 1
-    assert record["counts"]["predictions"] == IMAGES
+    assert record["counts"]["images"] == IMAGES
 
 
 def busy_worker() -> psutil.Process:

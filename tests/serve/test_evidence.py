@@ -70,6 +70,7 @@ def test_the_overlay_of_a_batch_run_is_the_image_with_the_words(blind: Path, tmp
         slides=open_folder(str(tmp_path)).location,
         run=open_folder(str(tmp_path / "run")).location,
         patience=Patience(0),
+        cells="one",
         gradcam="all",
         colour_map="jet",
         batch_size=1,

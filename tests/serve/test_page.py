@@ -89,6 +89,8 @@ def test_pasted_and_dropped_images_are_classified(site: Page) -> None:
 
 def test_the_keyboard_does_everything(site: Page, images: list[Path]) -> None:
     site.keyboard.press("Tab")
+    assert site.evaluate("document.activeElement.name") == "cells"
+    site.keyboard.press("Tab")
     assert site.evaluate("document.activeElement.id") == "files"
     site.locator("#files").set_input_files(images[:1])
     expect(site.locator("#status")).to_contain_text("1 classified", timeout=20_000)
@@ -117,3 +119,26 @@ def test_the_documentation_shows(site: Page, served: str) -> None:
     site.goto(f"{served}/docs")
     expect(site.locator("#swagger-ui")).to_contain_text("/v1/classify", timeout=20_000)
     assert site.locator(".opblock").count() >= 10
+
+
+def test_a_field_has_a_box_for_each_cell(site: Page, images: list[Path], tmp_path: Path) -> None:
+    site.get_by_label("a field with any number of them").check()
+    site.locator("#files").set_input_files(images[:1])
+    expect(site.locator("#status")).to_contain_text("1 classified", timeout=20_000)
+    card = site.locator(".card.field")
+    box = card.locator(".boxes button")
+    assert box.count() == 1, "a bundle without a learned finder finds one cell"
+    expect(box).to_have_attribute("aria-pressed", "true")
+    expect(card.locator(".summary")).to_contain_text("1 white cell")
+    photo, around = card.locator(".photo").bounding_box(), box.bounding_box()
+    assert photo is not None
+    assert around is not None
+    assert photo["x"] <= around["x"] < around["x"] + around["width"] <= photo["x"] + photo["width"] + 1
+    box.click()
+    assert card.locator(".heat").count() == 1
+    assert card.locator("meter").count() == 4
+    with site.expect_download() as download:
+        site.get_by_role("button", name="Save as CSV").click()
+    download.value.save_as(tmp_path / "saved.csv")
+    (row,) = csv.DictReader((tmp_path / "saved.csv").open())
+    assert (row["image"], row["cell"]) == ("one.jpg", "1")

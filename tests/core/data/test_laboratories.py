@@ -11,6 +11,7 @@ import pytest
 from core.data.boxes import read_boxes
 from core.data.laboratories import DataOptions, DataSettings, TrainingData, read_laboratories
 from core.errors import DataError, SettingsError
+from core.finding.search import CellSearch
 from core.images.cells import Box, CellFinder
 from core.images.drawings import draw_field
 from core.images.preprocessing import Preprocessing
@@ -53,7 +54,7 @@ def test_paths_are_relative_to_the_file_and_cells_of_fields_are_images(place: Pa
     assert data.class_names == ("EOSINOPHIL", "MONOCYTE")
     assert [len(part.samples) for part in data.sets] == [4, 4]
     assert {sample.source for sample in data.sets[1].samples} == {"fields/slide0", "fields/slide1"}
-    images = data.load(Preprocessing(height=64, width=64, cell=CellFinder()), 1.25, 2)
+    images = data.load(CellSearch(Preprocessing(height=64, width=64, cell=CellFinder())), 1.25, 2)
     assert images.labels.tolist() == [0, 0, 1, 1, 1, -1, 1, -1]
     assert images.domains is not None
     assert images.shares is not None

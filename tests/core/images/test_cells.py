@@ -134,7 +134,7 @@ def test_a_cell_at_the_edge_stays_in_the_middle_where_the_square_may_go_beyond(f
     mirrored = np.pad(cut, ((pad, pad), (pad, pad), (0, 0)), "reflect")
     left, top = int(box.left) + pad, int(box.top) + pad
     np.testing.assert_array_equal(prepared.pixels, mirrored[top : top + side, left : left + side])
-    wide = crop_with_margin(cut, Preprocessing(height=side, width=side, cell=finder), 1.25, prepared.box)
+    wide = crop_with_margin(cut, Preprocessing(height=side, width=side, cell=finder), 1.25, prepared)
     assert wide.shape == (round(side * 1.25), round(side * 1.25), 3)
     margin = (wide.shape[0] - side) // 2
     middle = wide[margin : margin + side, margin : margin + side].astype(int)

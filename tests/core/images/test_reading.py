@@ -12,6 +12,7 @@ from hostile import encoded, picture
 from core.data.class_folders import Sample
 from core.data.image_set import load_images
 from core.errors import ImageError
+from core.finding.search import CellSearch
 from core.images.decoder import MAX_BYTES
 from core.images.preprocessing import Preprocessing
 from core.images.reading import Unreadable, prepare_image, processing, read_file, read_safely
@@ -94,6 +95,8 @@ def test_a_picture_that_cannot_be_prepared_is_left_out_of_training(
         return balance(self, part, rgb)
 
     monkeypatch.setattr(Preprocessing, "balance", refuse)
-    images = load_images([Sample(tmp_path / name, 0, "") for name in ("bad.png", "good.png")], SMALL, margin=1.25)
+    images = load_images(
+        [Sample(tmp_path / name, 0, "") for name in ("bad.png", "good.png")], CellSearch(SMALL), margin=1.25
+    )
     assert len(images) == 1
     assert [(one.path.name, one.code) for one in images.unreadable] == [("bad.png", "not-processable")]

@@ -59,7 +59,8 @@ def test_maps_are_left_out_where_nobody_wants_them(predictor: Predictor, fields:
 def test_an_image_without_a_cell_is_classified_whole_and_flagged(predictor: Predictor) -> None:
     empty = draw_field("MONOCYTE", np.random.default_rng(2), oddity="no-cell")
     (prediction,) = predictor.predict([predictor.prepare(encode_jpeg(empty))[1]])
-    assert prediction.flag == "out-of-distribution"
+    assert prediction.flag == "no-cell"
+    assert prediction.cell is None
     assert tuple(prediction.box) == (0, 0, 320, 240)
 
 
@@ -80,7 +81,10 @@ def test_flags() -> None:
     assert confidence.flag(0.9, -3.0, found=True) == ""
     assert confidence.flag(0.5, -3.0, found=True) == "low-confidence"
     assert confidence.flag(0.9, -0.5, found=True) == "out-of-distribution"
-    assert confidence.flag(0.9, -3.0, found=False) == "out-of-distribution"
+    assert confidence.flag(0.9, -3.0, found=False) == "no-cell"
+    assert confidence.flag(0.9, -3.0, found=True, hidden=True) == "low-confidence"
+    assert confidence.flag(0.9, -3.0, found=True, others=2) == "several-cells"
+    assert confidence.flag(0.5, -3.0, found=True, others=2) == "low-confidence", "the gravest one"
 
 
 def test_energy_is_minus_logsumexp() -> None:

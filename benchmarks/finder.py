@@ -1,0 +1,273 @@
+"""How well the learned finder finds white cells, what it costs, and what it does to the classes.
+
+    python benchmarks/finder.py DATA --work WORK [--steps N]
+
+DATA is the folder of real images (`blood-cells`, `labs`). Trains one finder without Bangkok and one with half of its
+slides (into WORK; what is there is used), both with half of Raabin's images, and prints:
+
+1. recall, precision and average precision on Bangkok's fields, with intervals that resample slides;
+2. the same on BCCD's TEST fields (their boxes are those of the set that shows them squashed to 416x416) and on the
+   other half of Raabin, and of purple-otsu's one cell beside it;
+3. milliseconds of decoding, finding and classifying a 640x480 image on one thread, in turns;
+4. accuracy of a bundle with the finder's crops and with those of its colour method;
+5. memory and counts of a drawn picture of 5,000 x 5,000 pixels with 300 cells.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import resource
+import statistics
+import sys
+import time
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(PROJECT)
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from core.data.image_set import load_images
+from core.data.laboratories import Laboratory
+from core.evaluation.detection import FieldMatch, best_threshold, match_field, measure_finding
+from core.finding.finder import Finder, FinderRecord
+from core.finding.marked import MarkedFile, list_fields, load_fields
+from core.finding.network import FinderNetwork
+from core.finding.passes import FoundCell
+from core.finding.search import CellSearch
+from core.images.cells import cell_around, find_nucleus
+from core.images.decoder import decode
+from core.images.drawings import CLASS_NAMES, draw_smear
+from core.images.overlay import encode_jpeg
+from core.model.bundle import Bundle, load_bundle
+from core.model.predictor import Predictor
+from core.training.finder import FinderConfig, FinderTrainer
+from core.training.trainer import predict_logits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from core.evaluation.scores import Interval
+
+_LOWEST = 0.02
+
+
+def main() -> None:
+    """Train what is missing, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--work", type=Path, required=True, help="folder of the trained finders")
+    parser.add_argument("--steps", type=int, default=2000, help="training steps")
+    parser.add_argument("--bundle", type=Path, default=PROJECT / "models" / "blood-cells")
+    options = parser.parse_args()
+    data: Path = options.data
+    options.work.mkdir(parents=True, exist_ok=True)
+    files = {laboratory.name: list_fields(laboratory) for laboratory in laboratories_of(data)}
+    raabin = [file for file in files.pop("txl") if cv2.imread(str(file.path)).shape[0] == 575]
+    near, far = halves(raabin)
+    learned = [*files["bccd"], *files["barcelona"], *near]
+    known, other = halves(files["bangkok"])
+    finders = {
+        "without Bangkok": trained(options.work / "without-bangkok", learned, options.steps),
+        "with half of Bangkok": trained(options.work / "half-bangkok", [*learned, *known], options.steps),
+    }
+    test = bccd_test_fields(data)
+    print("\n| finder | fields | recall | precision | average precision |\n|---|---|---|---|---|")
+    for name, finder in finders.items():
+        bangkok = files["bangkok"] if name == "without Bangkok" else other
+        for where, chosen in (("Bangkok", bangkok), ("BCCD TEST", test), ("Raabin, other half", far)):
+            print_found(name, where, chosen, finder)
+    for where, chosen in (("Bangkok", files["bangkok"]), ("BCCD TEST", test), ("Raabin, other half", far)):
+        print_found("purple-otsu, one cell", where, chosen, None)
+    bundle = load_bundle(options.bundle)
+    finder = bundle.finder or finders["with half of Bangkok"]
+    print_speed(bundle, finder, test)
+    print_classes(bundle, finder, data)
+    print_large(finder)
+
+
+def laboratories_of(data: Path) -> list[Laboratory]:
+    """Return the marked images, by laboratory."""
+    labs = data / "labs"
+    entries = [
+        {"name": "bccd", "path": data / "blood-cells" / "originals", "boxes": labs / "bccd" / "boxes.csv"},
+        {"name": "txl", "path": labs / "txl" / "images", "boxes": labs / "txl" / "boxes.csv"},
+        {"name": "barcelona", "path": labs / "pbc" / "train"},
+        {
+            "name": "bangkok",
+            "path": labs / "chula" / "images",
+            "boxes": labs / "chula" / "boxes.csv",
+            "groups": "name:^(.+)_[^_]+$",
+        },
+    ]
+    return [Laboratory.model_validate(entry | {"not_white": ["PLATELET"]}) for entry in entries]
+
+
+def halves(files: Sequence[MarkedFile]) -> tuple[list[MarkedFile], list[MarkedFile]]:
+    """Divide files in two by slide."""
+    slides = sorted({file.slide for file in files})
+    first = {slides[place] for place in np.random.default_rng(0).permutation(len(slides))[: len(slides) // 2]}
+    return [file for file in files if file.slide in first], [file for file in files if file.slide not in first]
+
+
+def trained(place: Path, files: Sequence[MarkedFile], steps: int) -> Finder:
+    """Return a finder that learned from these files; train it if it is not there, and choose its threshold on them."""
+    weights = place.with_suffix(".safetensors")
+    config = FinderConfig.model_validate({"steps": steps})
+    fields, _ = load_fields(files, 640)
+    network = FinderNetwork().eval()
+    if weights.exists():
+        network.load_state_dict(load_file(weights))
+    else:
+        trainer = FinderTrainer(fields, config, checkpoint=place.with_suffix(".checkpoint"), origin=place.name)
+        trainer.resume()
+        started = time.perf_counter()
+        trainer.fit(lambda step, loss: print(step, round(loss, 3), file=sys.stderr) if step % 100 == 0 else None)
+        print(f"{place.name}: {time.perf_counter() - started:.0f} s", file=sys.stderr)
+        network.load_state_dict(trainer.network.state_dict())
+        save_file(network.state_dict(), weights)
+    chosen = [file for file in files if file.boxes is not None]
+    matches = [match(file, Finder(network, FinderRecord.model_validate({})), _LOWEST) for file in chosen[::4]]
+    return Finder(network, FinderRecord.model_validate({"threshold": best_threshold(matches)}))
+
+
+def match(file: MarkedFile, finder: Finder | None, least: float | None = None) -> FieldMatch:
+    """Look for cells in a file's image, at its own size."""
+    rgb = decode(file.path.read_bytes()).rgb
+    if finder is not None:
+        found = finder.find(rgb, least)
+    else:
+        nucleus = find_nucleus(rgb)
+        found = [] if nucleus is None else [FoundCell(cell_around(rgb, nucleus), 1.0)]
+    return match_field(found, file.boxes or (), file.slide)
+
+
+def bccd_test_fields(data: Path) -> list[MarkedFile]:
+    """Return BCCD's TEST fields with the boxes of the squashed copies that show them."""
+    originals = data / "blood-cells" / "originals"
+    with (data / "blood-cells" / "fields.csv").open(newline="") as stream:
+        names = [row["field"] for row in csv.DictReader(stream) if row["split"] == "TEST"]
+    (txl,) = [laboratory for laboratory in laboratories_of(data) if laboratory.name == "txl"]
+    squashed = [file for file in list_fields(txl) if cv2.imread(str(file.path)).shape[0] == 416]
+    small = np.stack([fingerprint(file.path) for file in squashed])
+    fields: list[MarkedFile] = []
+    for name in names:
+        path = originals / f"{name}.jpg"
+        alike = small @ fingerprint(path)
+        if alike.max() > 0.98:
+            copy = squashed[int(alike.argmax())]
+            boxes = tuple(
+                box._replace(
+                    left=box.left * 640 / 416,
+                    right=box.right * 640 / 416,
+                    top=box.top * 480 / 416,
+                    bottom=box.bottom * 480 / 416,
+                )
+                for box in copy.boxes or ()
+            )
+            fields.append(MarkedFile(path, "bccd", name, boxes))
+    print(f"BCCD: {len(fields)} of {len(names)} TEST fields have boxes", file=sys.stderr)
+    return fields
+
+
+def fingerprint(path: Path) -> np.ndarray:
+    """Return a small grey copy of an image as a vector of unit length without its mean."""
+    grey = cv2.resize(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE), (32, 32), interpolation=cv2.INTER_AREA).ravel()
+    vector = grey.astype(float) - grey.mean()
+    return vector / np.linalg.norm(vector)
+
+
+def print_found(name: str, where: str, files: Sequence[MarkedFile], finder: Finder | None) -> None:
+    """Print how a finder does on some files."""
+    finding = measure_finding([match(file, finder) for file in files])
+    every = measure_finding([match(file, finder, _LOWEST) for file in files], resamples=0) if finder else finding
+    print(
+        f"| {name} | {where}, {finding.fields} with {finding.marked} cells | {share(finding.recall)} |"
+        f" {share(finding.precision)} | {every.average_precision.value:.3f} |",
+        flush=True,
+    )
+
+
+def share(interval: Interval) -> str:
+    """Return a share with its interval in percent."""
+    if interval.low is None or interval.high is None:
+        return f"{interval.value:.1%}"
+    return f"{interval.value:.1%} ({interval.low:.1%} to {interval.high:.1%})"
+
+
+def print_speed(bundle: Bundle, finder: Finder, files: Sequence[MarkedFile]) -> None:
+    """Print what each step of one image takes on one thread."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    contents = [file.path.read_bytes() for file in files[:40]]
+    pictures = [decode(content).rgb for content in contents]
+    predictor = Predictor(bundle, "cpu")
+    prepared = [bundle.record.preprocessing.prepare(rgb) for rgb in pictures]
+    steps: dict[str, Callable[[int], object]] = {
+        "decoding": lambda place: decode(contents[place]),
+        "finding": lambda place: finder.find(pictures[place]),
+        "cutting out by colour": lambda place: bundle.record.preprocessing.prepare(pictures[place]),
+        "network, one image at a time": lambda place: predictor.predict([prepared[place]], gradcam=False),
+    }
+    taken: dict[str, list[float]] = {name: [] for name in steps}
+    for place in range(len(contents)):
+        for name, step in steps.items():
+            started = time.perf_counter()
+            step(place)
+            taken[name].append(1000 * (time.perf_counter() - started))
+    print("\n| step, one 640x480 image, one thread | ms, median |\n|---|---|")
+    for name, values in taken.items():
+        print(f"| {name} | {statistics.median(values):.2f} |")
+
+
+def print_classes(bundle: Bundle, finder: Finder, data: Path) -> None:
+    """Print the accuracy with the finder's crops and with those of the bundle's colour method."""
+    places = {
+        "TEST": data / "blood-cells" / "images" / "TEST",
+        "Barcelona": data / "labs" / "pbc" / "test",
+        "Tehran": data / "labs" / "lisc",
+    }
+    preprocessing = bundle.record.preprocessing
+    torch.set_num_threads(2)
+    print("\n| images | crops by colour | by the finder |\n|---|---|---|")
+    for name, path in places.items():
+        others = sorted({folder.name for folder in path.iterdir()} - set(bundle.class_names))
+        laboratory = Laboratory.model_validate({"name": name, "path": path, "ignored": others})
+        samples = laboratory.read(bundle.class_names).samples
+        rates: list[float] = []
+        for cells in (CellSearch(preprocessing), CellSearch(preprocessing, finder)):
+            images = load_images(samples, cells)
+            logits = predict_logits(bundle.network, images.inputs, preprocessing, 64)
+            rates.append(float((logits.argmax(axis=1) == images.labels.numpy()).mean()))
+        print(f"| {name} | {rates[0]:.1%} | {rates[1]:.1%} |", flush=True)
+
+
+def print_large(finder: Finder) -> None:
+    """Print what a drawn picture of 5,000 x 5,000 pixels with 300 cells takes, and how many are found."""
+    rng = np.random.default_rng(0)
+    rows: list[np.ndarray] = []
+    marked = 0
+    for _ in range(5):
+        tiles = [draw_smear(rng.choice(CLASS_NAMES, 12).tolist(), rng, width=1000, height=1000) for _ in range(5)]
+        rows.append(np.hstack([tile for tile, _ in tiles]))
+        marked += sum(len(cells) for _, cells in tiles)
+    data = encode_jpeg(np.vstack(rows))
+    del rows
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.perf_counter()
+    found = finder.find(decode(data).rgb)
+    seconds = time.perf_counter() - started
+    more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    print(
+        f"\n5,000 x 5,000 pixels with {marked} drawn cells: {len(found)} found in {seconds:.1f} s, {more:.0f} MiB more"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+"""How a picture is searched: at which sizes, in which tiles, and how what they found is put together."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import cv2
+import numpy as np
+
+from core.images.cells import Box
+from core.images.light import white_balanced
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["GRANULARITY", "STRIDE", "WHITE", "FoundCell", "Pass", "merged", "mostly_unseen", "passes", "reading_order"]
+
+STRIDE = 4
+"""Pixels of the network's input per value of its output."""
+
+GRANULARITY = 32
+"""The input's sides are multiples of it."""
+
+WHITE = 225.0
+"""Level that the background of each channel is scaled to, and that fills what lies past a picture."""
+
+_STEP = 4
+"""A pass over tiles sees pixels this many times larger than the pass above it."""
+
+_WHOLE = 6.0
+"""A picture is also searched in tiles where its longer side is more than this many times the input's."""
+
+_OVERLAP = 0.3125
+"""Share of a tile that the next one shows again: cells up to that size are whole in one of them."""
+
+_EDGE = 1.5
+"""Pixels of the input from the edge of a tile within which a box counts as cut by it."""
+
+_SAME_UNION, _SAME_INSIDE = 0.45, 0.7
+"""Two boxes are one cell where they share so much of their union, or the smaller lies so far inside the other."""
+
+
+_HALF_SEEN = 0.6
+"""Depth of what is seen of a cell that is cut through its middle, relative to its length: 0.5, and what boxes of cut
+cells are too deep."""
+
+
+class FoundCell(NamedTuple):
+    """A white cell that was found.
+
+    Attributes:
+        box: Where it is, as far as it is seen, in pixels of the picture.
+        score: How certain the finder is, between 0 and 1.
+    """
+
+    box: Box
+    score: float
+
+
+class Pass(NamedTuple):
+    """One look at a picture, or at a tile of it.
+
+    Attributes:
+        region: The part that is looked at, in whole pixels of the picture.
+        width: Width that it is resized to, in pixels.
+        height: Height that it is resized to, in pixels.
+        inner: Whether the left, upper, right and lower edge lie inside the picture.
+    """
+
+    region: Box
+    width: int
+    height: int
+    inner: tuple[bool, bool, bool, bool]
+
+    def pixels(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the network's input before normalisation, with sides that are multiples of `GRANULARITY`.
+
+        Args:
+            rgb: The picture, (H, W, 3) uint8.
+        """
+        left, top, right, bottom = map(int, self.region)
+        part = rgb[top:bottom, left:right]
+        shrinks = self.width < right - left
+        size, filter_ = (self.width, self.height), cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        small = np.asarray(cv2.resize(part, size, interpolation=filter_), np.uint8)
+        small = white_balanced(small, small, WHITE)
+        below, beside = -self.height % GRANULARITY, -self.width % GRANULARITY
+        if not (below or beside):
+            return small
+        return np.asarray(
+            cv2.copyMakeBorder(small, 0, below, 0, beside, cv2.BORDER_CONSTANT, value=(WHITE, WHITE, WHITE)), np.uint8
+        )
+
+    def cells(self, output: NDArray[np.float32], least: float) -> list[FoundCell]:
+        """Read what the network gave.
+
+        Args:
+            output: (5, h, w) float32, as `FinderNetwork.forward` describes it.
+            least: Score below which nothing counts as found.
+
+        Returns:
+            The peaks, each with its box inside the picture; none whose box a tile cuts off.
+        """
+        scores = 1 / (1 + np.exp(-output[0]))
+        peaks = (scores >= least) & (scores >= cv2.dilate(scores, np.ones((3, 3), np.uint8)))
+        rows, columns = np.nonzero(peaks)
+        reach = np.exp(np.minimum(output[1:, rows, columns], 6.0)) * STRIDE
+        x, y = (columns + 0.5) * STRIDE, (rows + 0.5) * STRIDE
+        limits = (self.width, self.height)
+        edges = [x - reach[0], y - reach[1], x + reach[2], y + reach[3]]
+        cut = np.zeros(len(rows), bool)
+        for side, inner in enumerate(self.inner):
+            near = edges[side] < _EDGE if side < 2 else edges[side] > limits[side - 2] - _EDGE
+            cut |= near & inner
+        edges = [np.clip(edge, 0, limits[side % 2]) for side, edge in enumerate(edges)]
+        across = (self.region.right - self.region.left) / self.width
+        down = (self.region.bottom - self.region.top) / self.height
+        found: list[FoundCell] = []
+        for place in np.flatnonzero(~cut & (x < self.width) & (y < self.height)):
+            left, top, right, bottom = (float(edge[place]) for edge in edges)
+            box = Box(left * across, top * down, right * across, bottom * down)
+            box = box.moved(self.region.left, self.region.top)
+            found.append(FoundCell(box, float(scores[rows[place], columns[place]])))
+        return found
+
+
+def passes(width: int, height: int, side: int) -> Iterator[Pass]:
+    """Yield the looks that a picture takes: the whole of it, and, of a large one, tiles that overlap.
+
+    Args:
+        width: Width of the picture in pixels.
+        height: Height of the picture in pixels.
+        side: Longer side of the network's input in pixels.
+    """
+    longer = max(width, height)
+    yield _look(Box(0.0, 0.0, float(width), float(height)), width, height, side)
+    step = _STEP
+    while longer > _WHOLE * side * step / _STEP:
+        tile = side * step
+        for top, bottom in _spans(height, tile):
+            for left, right in _spans(width, tile):
+                yield _look(Box(float(left), float(top), float(right), float(bottom)), width, height, side)
+        step *= _STEP
+
+
+def merged(found: Sequence[FoundCell]) -> list[FoundCell]:
+    """Keep one of several findings of the same cell: the most certain one."""
+    kept: list[FoundCell] = []
+    for cell in sorted(found, key=lambda cell: -cell.score):
+        if not any(_same(cell.box, other.box) for other in kept):
+            kept.append(cell)
+    return kept
+
+
+def reading_order(found: Sequence[FoundCell]) -> list[FoundCell]:
+    """Return cells row by row from above, each row from the left; cells beside each other are one row."""
+    left = sorted(found, key=lambda cell: (cell.box.top + cell.box.bottom, cell.box.left))
+    ordered: list[FoundCell] = []
+    while left:
+        limit = left[0].box.bottom
+        row = [cell for cell in left if cell.box.top + cell.box.bottom <= 2 * limit]
+        ordered += sorted(row, key=lambda cell: (cell.box.left, cell.box.top))
+        left = left[len(row) :]
+    return ordered
+
+
+def mostly_unseen(box: Box, width: int, height: int) -> bool:
+    """Whether the edge of the picture hides more than half of a cell.
+
+    A round cell is cut through its middle where what is seen is half as deep as it is long along the edge. In a corner
+    it counts as mostly hidden.
+
+    Args:
+        box: What is seen of it.
+        width: Width of the picture in pixels.
+        height: Height of the picture in pixels.
+    """
+    wide, high = box.right - box.left, box.bottom - box.top
+    beside = (box.left <= 1) != (box.right >= width - 1)
+    above = (box.top <= 1) != (box.bottom >= height - 1)
+    return (beside and above) or (beside and wide < _HALF_SEEN * high) or (above and high < _HALF_SEEN * wide)
+
+
+def _look(region: Box, width: int, height: int, side: int) -> Pass:
+    wide, high = region.right - region.left, region.bottom - region.top
+    scale = side / max(wide, high)
+    inner = (region.left > 0, region.top > 0, region.right < width, region.bottom < height)
+    return Pass(region, max(1, round(wide * scale)), max(1, round(high * scale)), inner)
+
+
+def _spans(length: int, tile: int) -> list[tuple[int, int]]:
+    """Return where overlapping tiles of one size begin and end."""
+    if length <= tile:
+        return [(0, length)]
+    count = 1 + math.ceil((length - tile) / (tile * (1 - _OVERLAP)))
+    return [(begin, begin + tile) for begin in np.linspace(0, length - tile, count).round().astype(int).tolist()]
+
+
+def _same(one: Box, other: Box) -> bool:
+    wide = min(one.right, other.right) - max(one.left, other.left)
+    high = min(one.bottom, other.bottom) - max(one.top, other.top)
+    if wide <= 0 or high <= 0:
+        return False
+    both = wide * high
+    return both > _SAME_UNION * (one.area + other.area - both) or both > _SAME_INSIDE * min(one.area, other.area)

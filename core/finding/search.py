@@ -1,0 +1,84 @@
+"""From a picture to one input per white cell: the finder, where the bundle has one, and the preprocessing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from core.finding.passes import FoundCell, mostly_unseen
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from core.finding.finder import Finder
+    from core.images.cells import Box
+    from core.images.preprocessing import Prepared, Preprocessing
+
+__all__ = ["CellSearch"]
+
+_SURELY_ONE = 0.5
+"""In a picture of one cell, a score of this share of the threshold is enough for the most certain place."""
+
+
+@dataclass(frozen=True)
+class CellSearch:
+    """Finds white cells and prepares each for the network.
+
+    Attributes:
+        preprocessing: The record of the network.
+        finder: The bundle's learned finder; where there is none, the preprocessing finds one cell by its colour.
+    """
+
+    preprocessing: Preprocessing
+    finder: Finder | None = None
+
+    def prepare(self, rgb: NDArray[np.uint8], marked: Box | None = None) -> Prepared:
+        """Prepare a picture's main cell: the most certain one, or the one that the preprocessing finds by its colour.
+
+        Colour comes first where the network has learned from what it found.
+
+        Args:
+            rgb: Decoded picture, (H, W, 3) uint8.
+            marked: Where the cell is, if that is known.
+
+        Returns:
+            The network's input; the whole picture where no cell is found.
+        """
+        finder = self.finder
+        if finder is None or self.preprocessing.cell is None or marked is not None:
+            return self.preprocessing.prepare(rgb, marked)
+        found = finder.find(rgb, _SURELY_ONE * finder.record.threshold)
+        certain = [cell for cell in found if cell.score >= finder.record.threshold]
+        if not finder.record.cuts_out:
+            prepared = self.preprocessing.prepare(rgb)
+            if prepared.found or not found:
+                return replace(prepared, others=sum(not _shows(prepared, cell) for cell in certain))
+        elif not found:
+            return self.preprocessing.prepare(rgb)
+        main = max(found, key=lambda cell: cell.score)
+        return replace(self._prepared(rgb, main), others=sum(cell is not main for cell in certain))
+
+    def prepare_every(self, rgb: NDArray[np.uint8]) -> list[Prepared]:
+        """Prepare every white cell of a picture, in reading order; none where there is none.
+
+        Without a learned finder that is the one cell which the preprocessing finds.
+
+        Args:
+            rgb: Decoded picture, (H, W, 3) uint8.
+        """
+        if self.finder is None or self.preprocessing.cell is None:
+            one = self.preprocessing.prepare(rgb)
+            return [one] if one.found else []
+        return [self._prepared(rgb, cell) for cell in self.finder.find(rgb)]
+
+    def _prepared(self, rgb: NDArray[np.uint8], cell: FoundCell) -> Prepared:
+        hidden = mostly_unseen(cell.box, rgb.shape[1], rgb.shape[0])
+        return replace(self.preprocessing.prepare(rgb, cell.box), hidden=hidden, score=cell.score)
+
+
+def _shows(prepared: Prepared, cell: FoundCell) -> bool:
+    """Whether what was prepared shows a cell in its middle."""
+    shown = prepared.cell or prepared.box
+    x, y = (cell.box.left + cell.box.right) / 2, (cell.box.top + cell.box.bottom) / 2
+    return shown.left <= x <= shown.right and shown.top <= y <= shown.bottom

@@ -1,0 +1,35 @@
+"""The light of a picture: its background, brought to one level."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["white_balanced"]
+
+_BACKGROUND = 90
+_BACKGROUND_SIDE = 80
+_DARKEST_BACKGROUND = 60
+
+
+def white_balanced(part: NDArray[np.uint8], rgb: NDArray[np.uint8], white: float) -> NDArray[np.uint8]:
+    """Scale each channel so that the background of a picture gets a level.
+
+    The background, plasma between the cells, is what the brightest tenth of the pixels begins with.
+
+    Args:
+        part: What is scaled, (h, w, 3) uint8.
+        rgb: The picture that it was cut from, or its surroundings in a large one, (H, W, 3) uint8.
+        white: The level, 8 bit.
+    """
+    step = max(1, round(max(rgb.shape[:2]) / _BACKGROUND_SIDE))
+    background = np.percentile(rgb[::step, ::step].reshape(-1, 3), _BACKGROUND, axis=0)
+    factors = white / np.maximum(background, _DARKEST_BACKGROUND)
+    levels = np.arange(256)[:, None] * factors
+    table = np.clip(np.rint(levels), 0, 255).astype(np.uint8)[:, None, :]
+    return np.asarray(cv2.LUT(part, table), np.uint8)
