@@ -87,12 +87,9 @@ def match_field(found: Sequence[FoundCell], marked: Sequence[Box], slide: str = 
         slide: Name of the slide that the field is of.
     """
     ordered = sorted(found, key=lambda cell: -cell.score)
-    boxes = np.array([cell.box for cell in ordered], float).reshape(-1, 4)
-    truth = np.array(marked, float).reshape(-1, 4)
-    unions = _unions(boxes, truth)
-    middles = (boxes[:, :2] + boxes[:, 2:]) / 2
-    within = (middles[:, None] >= truth[:, :2]) & (middles[:, None] <= truth[:, 2:])
-    inside = np.asarray(within.all(axis=2), np.bool_)
+    shape = (len(ordered), len(marked))
+    unions = np.array([_of_union(cell.box, box) for cell in ordered for box in marked]).reshape(shape)
+    inside = np.array([box.holds_middle_of(cell.box) for cell in ordered for box in marked], bool).reshape(shape)
     scores = np.array([cell.score for cell in ordered], float)
     return FieldMatch(slide, len(marked), scores, _assigned(inside, unions), _in_order(unions))
 
@@ -176,23 +173,18 @@ def _differential_error(fields: Sequence[FieldMatch]) -> float:
     """Return by how many percentage points the slides' differentials are wrong, on average."""
     errors: list[float] = []
     for slide in sorted({one.slide for one in fields}):
-        labelled, counted = (
-            np.sum([part for one, part in parts if one.slide == slide], axis=0)
-            for parts in ([(one, one.labelled) for one in fields], [(one, one.counted) for one in fields])
-        )
+        own = [one for one in fields if one.slide == slide]
+        labelled, counted = np.sum([one.labelled for one in own], axis=0), np.sum([one.counted for one in own], axis=0)
         if labelled.sum():
             truth, found = (100 * part / max(1, part.sum()) for part in (labelled, counted))
             errors.append(float(np.abs(truth - found).sum() / 2))
     return float(np.mean(errors)) if errors else 0.0
 
 
-def _unions(boxes: NDArray[np.float64], truth: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return what each found and each marked box have in common, as a share of their union, (n, m)."""
-    low = np.maximum(boxes[:, None, :2], truth[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], truth[None, :, 2:])
-    both = np.prod(np.clip(high - low, 0, None), axis=2)
-    areas = [np.prod(part[:, 2:] - part[:, :2], axis=1) for part in (boxes, truth)]
-    return both / np.maximum(areas[0][:, None] + areas[1][None, :] - both, 1e-9)
+def _of_union(one: Box, other: Box) -> float:
+    """Return what two boxes have in common, as a share of their union."""
+    both = one.shared(other)
+    return both / max(one.area + other.area - both, 1e-9)
 
 
 def _assigned(allowed: NDArray[np.bool_], unions: NDArray[np.float64]) -> NDArray[np.int64]:

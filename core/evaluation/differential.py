@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from scipy.stats import beta
 
-__all__ = ["Share", "describe_count", "share"]
+__all__ = ["FEW_CELLS", "Share", "describe_count", "share"]
 
-_FEW, _USUAL = 100, 200
+FEW_CELLS, _USUAL = 100, 200
 
 
 class Share(NamedTuple):
@@ -49,6 +49,6 @@ def describe_count(identified: int) -> str:
         >>> describe_count(60)
         'fewer than 100 identified cells: too few for a differential'
     """
-    if identified < _FEW:
-        return f"fewer than {_FEW} identified cells: too few for a differential"
-    return f"at least {_USUAL if identified >= _USUAL else _FEW} identified cells, a usual count"
+    if identified < FEW_CELLS:
+        return f"fewer than {FEW_CELLS} identified cells: too few for a differential"
+    return f"at least {_USUAL if identified >= _USUAL else FEW_CELLS} identified cells, a usual count"

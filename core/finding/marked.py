@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 
 from core.errors import DataError
@@ -17,6 +16,7 @@ from core.images.cells import Box, cell_around, find_nucleus
 from core.images.decoder import decode
 from core.images.drawings import CLASS_NAMES, draw_smear
 from core.images.light import white_balanced
+from core.images.overlay import shrink_to
 from core.images.reading import Unreadable, read_safely
 
 if TYPE_CHECKING:
@@ -172,9 +172,6 @@ def _load(file: MarkedFile, data: bytes, longest: int) -> MarkedField:
     if boxes is None:
         nucleus = find_nucleus(rgb, "density-otsu")
         boxes, exact = (() if nucleus is None else (cell_around(rgb, nucleus),)), False
-    factor = min(1.0, longest / max(rgb.shape[:2]))
-    if factor < 1:
-        size = (round(rgb.shape[1] * factor), round(rgb.shape[0] * factor))
-        rgb = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
+    rgb, factor = shrink_to(rgb, longest)
     scaled = np.array([box.scaled(factor) for box in boxes], np.float32).reshape(-1, 4)
     return MarkedField(file, white_balanced(rgb, rgb, WHITE), scaled, exact)

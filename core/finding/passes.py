@@ -200,9 +200,5 @@ def _spans(length: int, tile: int) -> list[tuple[int, int]]:
 
 
 def _same(one: Box, other: Box) -> bool:
-    wide = min(one.right, other.right) - max(one.left, other.left)
-    high = min(one.bottom, other.bottom) - max(one.top, other.top)
-    if wide <= 0 or high <= 0:
-        return False
-    both = wide * high
+    both = one.shared(other)
     return both > _SAME_UNION * (one.area + other.area - both) or both > _SAME_INSIDE * min(one.area, other.area)

@@ -53,7 +53,8 @@ class CellSearch:
         if not finder.record.cuts_out:
             prepared = self.preprocessing.prepare(rgb)
             if prepared.found or not found:
-                return replace(prepared, others=sum(not _shows(prepared, cell) for cell in certain))
+                shown = prepared.cell or prepared.box
+                return replace(prepared, others=sum(not shown.holds_middle_of(cell.box) for cell in certain))
         elif not found:
             return self.preprocessing.prepare(rgb)
         main = max(found, key=lambda cell: cell.score)
@@ -75,10 +76,3 @@ class CellSearch:
     def _prepared(self, rgb: NDArray[np.uint8], cell: FoundCell) -> Prepared:
         hidden = mostly_unseen(cell.box, rgb.shape[1], rgb.shape[0])
         return replace(self.preprocessing.prepare(rgb, cell.box), hidden=hidden, score=cell.score)
-
-
-def _shows(prepared: Prepared, cell: FoundCell) -> bool:
-    """Whether what was prepared shows a cell in its middle."""
-    shown = prepared.cell or prepared.box
-    x, y = (cell.box.left + cell.box.right) / 2, (cell.box.top + cell.box.bottom) / 2
-    return shown.left <= x <= shown.right and shown.top <= y <= shown.bottom

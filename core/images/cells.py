@@ -70,6 +70,17 @@ class Box(NamedTuple):
         """Its area in square pixels."""
         return (self.right - self.left) * (self.bottom - self.top)
 
+    def shared(self, other: Box) -> float:
+        """Return the area that it has in common with another rectangle, in square pixels."""
+        wide = min(self.right, other.right) - max(self.left, other.left)
+        high = min(self.bottom, other.bottom) - max(self.top, other.top)
+        return max(0.0, wide) * max(0.0, high)
+
+    def holds_middle_of(self, other: Box) -> bool:
+        """Whether the middle of another rectangle lies in it."""
+        x, y = (other.left + other.right) / 2, (other.top + other.bottom) / 2
+        return self.left <= x <= self.right and self.top <= y <= self.bottom
+
 
 class CellFinder(Settings):
     """How the white cell is cut out, as the preprocessing record keeps it."""

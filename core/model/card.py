@@ -175,15 +175,8 @@ def write_adapted_card(name: str, bundle: Bundle, adaptation: AdaptationRecord) 
         bundle: The bundle that was adapted.
         adaptation: The images, and how much they count.
     """
-    return _ADAPTED.format(
-        name=name,
-        architecture=bundle.architecture,
-        classes=", ".join(bundle.class_names),
-        research_only=RESEARCH_ONLY,
-        bundle=bundle.id[:12],
-        images=adaptation.images,
-        slides=adaptation.slides,
-        share=adaptation.share,
+    return _unmeasured(
+        _ADAPTED, name, bundle, images=adaptation.images, slides=adaptation.slides, share=adaptation.share
     )
 
 
@@ -195,13 +188,18 @@ def write_card_with_finder(name: str, bundle: Bundle, finder: FinderRecord) -> s
         bundle: The bundle that got it.
         finder: What is known of the finder.
     """
-    return _NEW_FINDER.format(
+    return _unmeasured(_NEW_FINDER, name, bundle, finder=_finder(finder))
+
+
+def _unmeasured(template: str, name: str, bundle: Bundle, **more: object) -> str:
+    """Fill in a card of a bundle that was made of another one and not measured."""
+    return template.format(
         name=name,
         architecture=bundle.architecture,
         classes=", ".join(bundle.class_names),
         research_only=RESEARCH_ONLY,
         bundle=bundle.id[:12],
-        finder=_finder(finder),
+        **more,
     )
 
 

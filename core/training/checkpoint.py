@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from core.errors import DataError
+from core.errors import DataError, SettingsError
 from core.files import replace_file
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 
-__all__ = ["Checkpoint", "load_checkpoint", "load_optimizer", "optimizer_record", "save_checkpoint"]
+__all__ = ["Checkpoint", "load_checkpoint", "load_optimizer", "optimizer_record", "resumed", "save_checkpoint"]
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,29 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise DataError("checkpoint-damaged", f"The checkpoint {path} cannot be read: {error}") from error
     return checkpoint
+
+
+def resumed(path: Path | None, identity: Mapping[str, object]) -> Checkpoint | None:
+    """Return the checkpoint that a run continues from; None where there is none.
+
+    Args:
+        path: File of the checkpoint, if the run has one.
+        identity: What the run is of; the record of its checkpoints holds it under ``config``.
+
+    Raises:
+        SettingsError: With code ``resume-mismatch`` where the checkpoint is of another run.
+        DataError: With code ``checkpoint-damaged``.
+    """
+    if path is None or not path.exists():
+        return None
+    saved = load_checkpoint(path)
+    if saved.record["config"] != identity:
+        raise SettingsError(
+            "resume-mismatch",
+            f"{path} belongs to a run with other settings or other data; give the same ones again, or train without"
+            " --resume.",
+        )
+    return saved
 
 
 def optimizer_record(optimizer: Optimizer, schedule: LRScheduler) -> dict[str, Any]:

@@ -16,12 +16,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.ops import generalized_box_iou_loss
 
 from core.data.augmentation import Augmentation
-from core.errors import DataError, SettingsError
+from core.errors import DataError
 from core.finding.finder import normalise
 from core.finding.network import FinderNetwork
 from core.finding.views import draw_views, targets_of
 from core.settings import Settings
-from core.training.checkpoint import load_checkpoint, load_optimizer, optimizer_record, save_checkpoint
+from core.training.checkpoint import load_optimizer, optimizer_record, resumed, save_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -138,15 +138,9 @@ class FinderTrainer:
             SettingsError: With code ``resume-mismatch`` where the checkpoint is of another run.
             DataError: With code ``checkpoint-damaged``.
         """
-        if self._checkpoint is None or not self._checkpoint.exists():
+        saved = resumed(self._checkpoint, self._identity())
+        if saved is None:
             return False
-        saved = load_checkpoint(self._checkpoint)
-        if saved.record["config"] != self._identity():
-            raise SettingsError(
-                "resume-mismatch",
-                f"{self._checkpoint} belongs to a run with other settings or other data; give the same ones again, or"
-                " train without --resume.",
-            )
         self._network.load_state_dict(saved.network)
         self._average.load_state_dict(saved.average)
         load_optimizer(saved, self._optimizer, self._schedule)

@@ -19,7 +19,7 @@ from core.data.image_set import OUTLIER
 from core.data.sampling import sampling_weights
 from core.errors import DataError, SettingsError
 from core.model.engine import forward
-from core.training.checkpoint import load_checkpoint, load_optimizer, optimizer_record, save_checkpoint
+from core.training.checkpoint import load_optimizer, optimizer_record, resumed, save_checkpoint
 from core.training.mixstyle import mixed_styles
 from core.training.rehearsal import Rehearsal
 
@@ -140,15 +140,9 @@ class Trainer:
             SettingsError: With code ``resume-mismatch`` where the checkpoint is of another run.
             DataError: With code ``checkpoint-damaged``.
         """
-        if self.checkpoint is None or not self.checkpoint.exists():
+        saved = resumed(self.checkpoint, self._identity())
+        if saved is None:
             return False
-        saved = load_checkpoint(self.checkpoint)
-        if saved.record["config"] != self._identity():
-            raise SettingsError(
-                "resume-mismatch",
-                f"{self.checkpoint} belongs to a run with other settings or other data; give the same ones"
-                " again, or train without --resume.",
-            )
         if saved.before_finish:
             self._begin_finish(saved.before_finish)
         self.network.load_state_dict(saved.network)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from core.evaluation.differential import describe_count
+from core.evaluation.differential import FEW_CELLS, describe_count
 from pipelines.classification.overlay_path import overlay_path
 from pipelines.classification.sheet import sheet_place
 from runtime.pages import render
@@ -39,6 +39,7 @@ class Report:
             "class_names": list(class_names),
             "colours": {name: _COLOURS[index % len(_COLOURS)] for index, name in enumerate(class_names)},
             "describe_count": describe_count,
+            "few_cells": FEW_CELLS,
             "drawn": drawn,
         }
 
