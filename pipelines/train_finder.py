@@ -12,13 +12,12 @@ import torch
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
-from core.data.laboratories import Laboratory, names_laboratories, read_laboratories
+from core.data.laboratories import DataOptions, Laboratory, names_laboratories
 from core.errors import SettingsError
 from core.finding.finder import Finder
 from core.finding.marked import DRAWN, draw_fields
 from core.model.bundle import load_bundle
 from core.model.predictor import choose_device
-from core.settings import Settings
 from core.training.finder import FinderConfig, FinderTrainer
 from pipelines.training.finding import choose_record, describe, load_fields_of, save_with_finder, split_by_slide
 from pipelines.training.work_folder import WorkFolder
@@ -28,7 +27,7 @@ from runtime.progress import Progress, say
 __all__ = ["TrainFinderSettings", "main", "train_finder"]
 
 
-class TrainFinderSettings(Settings):
+class TrainFinderSettings(DataOptions):
     """Train the finder of white cells, and write a bundle that has it.
 
     DATA is a folder of camera fields (with --boxes: a CSV with the columns image, label, left, top, right, bottom, in
@@ -39,8 +38,6 @@ class TrainFinderSettings(Settings):
     data: CliPositionalArg[Path] = Field(description="folder of camera fields, or a YAML file of laboratories")
     boxes: Path | None = Field(None, description="CSV of the white cells in DATA, where that is a folder")
     not_white: list[str] = Field([], description="labels of the CSV that are no white cells, such as platelets")
-    groups: str | None = Field(None, description="which images are of one slide, as for train.py; kept together")
-    leave_out: list[str] = Field([], description="laboratories of the file that are not used")
     start: Path = Field(description="bundle that gets the finder; training goes on from the one it has")
     out: Path = Field(description="folder of the new bundle")
     drawn: int = Field(150, ge=0, le=10_000, description="drawn fields that are shown beside, with cells that touch")
@@ -61,18 +58,15 @@ class TrainFinderSettings(Settings):
             DataError: The file of laboratories cannot be read.
             SettingsError: With code ``laboratories-options`` where options contradict it.
         """
+        found = self.laboratories_in(self.data)
         if names_laboratories(self.data):
-            if self.boxes or self.not_white or self.groups:
-                raise SettingsError("laboratories-options", f"Boxes, labels and groups stand in {self.data} itself.")
-            found = read_laboratories(self.data)
-            if absent := set(self.leave_out) - {laboratory.name for laboratory in found}:
-                message = f"{self.data} has no laboratory {', '.join(sorted(absent))}."
-                raise SettingsError("laboratories-options", message)
-            return tuple(laboratory for laboratory in found if laboratory.name not in self.leave_out)
+            if self.boxes or self.not_white:
+                raise SettingsError("laboratories-options", f"Boxes and labels stand in {self.data} itself.")
+            return found
         if self.boxes is None:
             raise SettingsError("no-boxes", f"{self.data} is a folder of images: give the CSV of its cells as --boxes.")
-        own = {"name": self.data.resolve().name, "path": self.data, "boxes": self.boxes}
-        return (Laboratory.model_validate(own | {"not_white": self.not_white, "groups": self.groups}),)
+        marked = {"boxes": self.boxes, "not_white": self.not_white}
+        return tuple(laboratory.model_copy(update=marked) for laboratory in found)
 
 
 def train_finder(settings: TrainFinderSettings) -> int:

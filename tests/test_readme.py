@@ -87,7 +87,7 @@ def quick(command: str) -> str:
         Path("recipe.json").write_text(json.dumps(step))
         command += " --num-samples 2"
     if "train_finder.py" in command:
-        return f"{command} --steps 2"
+        return f"{command} --steps 2 --drawn 4"
     if "--start" in command:
         command += " --epochs 1 --samples-per-epoch 32 --folds 2"
     return command.replace("--weights imagenet", "--weights none --recipe recipe.json")

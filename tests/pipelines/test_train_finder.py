@@ -49,6 +49,7 @@ def settings(fields: Path, start: Path, out: Path, **options: object) -> TrainFi
         "start": start,
         "out": out,
         "steps": 2,
+        "drawn": 4,
     }
     return TrainFinderSettings.model_validate(given | options)
 
