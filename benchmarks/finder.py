@@ -3,7 +3,7 @@
     python benchmarks/finder.py DATA --work WORK [--steps N]
 
 DATA is the folder of real images (`blood-cells`, `labs`). Trains one finder without Bangkok and one with half of its
-slides (into WORK; what is there is used), both with half of Raabin's images, and prints:
+slides (into WORK; what is there is used), both with half of Raabin's images and with drawn fields, and prints:
 
 1. recall, precision and average precision on Bangkok's fields, with intervals that resample slides;
 2. the same on BCCD's TEST fields (their boxes are those of the set that shows them squashed to 416x416) and on the
@@ -37,7 +37,7 @@ from core.data.image_set import load_images
 from core.data.laboratories import Laboratory
 from core.evaluation.detection import FieldMatch, best_threshold, match_field, measure_finding
 from core.finding.finder import Finder, FinderRecord
-from core.finding.marked import MarkedFile, list_fields, load_fields
+from core.finding.marked import DRAWN, MarkedFile, draw_fields, list_fields, load_fields
 from core.finding.network import FinderNetwork
 from core.finding.passes import FoundCell
 from core.finding.search import CellSearch
@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     from core.evaluation.scores import Interval
 
 _LOWEST = 0.02
+_SHARES = {"bccd": 0.7, "barcelona": 0.8, DRAWN: 0.3}
+"""As in ``models/finder.yaml`` and its command."""
 
 
 def main() -> None:
@@ -125,7 +127,9 @@ def trained(place: Path, files: Sequence[MarkedFile], steps: int) -> Finder:
     if weights.exists():
         network.load_state_dict(load_file(weights))
     else:
-        trainer = FinderTrainer(fields, config, checkpoint=place.with_suffix(".checkpoint"), origin=place.name)
+        checkpoint = place.with_suffix(".checkpoint")
+        everything = [*fields, *draw_fields(150, 0)]
+        trainer = FinderTrainer(everything, config, _SHARES, checkpoint=checkpoint, origin=place.name)
         trainer.resume()
         started = time.perf_counter()
         trainer.fit(lambda step, loss: print(step, round(loss, 3), file=sys.stderr) if step % 100 == 0 else None)

@@ -23,6 +23,7 @@ from serve.siblings import all_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
+    from typing import TypeAlias
 
     import numpy as np
     from numpy.typing import NDArray
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from serve.metrics import Metrics
     from serve.pool import Stop
     from serve.settings import ServeSettings
+
+    _Cut: TypeAlias = "tuple[list[tuple[Prepared, View | None]], Seen]"  # each cell with what its map is drawn on
 
 __all__ = ["Classified", "ClassifiedField", "Places", "Seen", "Service", "draw", "draw_heatmap", "draw_picture"]
 
@@ -213,7 +216,7 @@ class Service:
         Raises:
             RequestError: There is no room at the classifiers, or none answers.
         """
-        return await self._classify(data, gradcam=gradcam)
+        return await self._classify_one(data, gradcam=gradcam)
 
     async def classify_cells(self, data: bytes, places: Places, *, gradcam: bool) -> ClassifiedField | ImageError:
         """Classify every white cell of an image file; one that cannot be used gets its error.
@@ -227,29 +230,10 @@ class Service:
             BusyError: There is no room for so many cells.
             RequestError: There is no room at the classifiers, or none answers.
         """
-        for _ in range(_CHANGES):
-            model = await self.model()
-            try:
-                prepared, image = await self.compute(
-                    lambda stop, model=model: _prepare_every(data, model, self.settings.max_pixels, stop, draw=gradcam)
-                )
-            except ImageError as error:
-                self.metrics.unusable.labels(error.code).inc()
-                return error
-            if len(prepared) > 1:
-                places.take(min(len(prepared), _CELLS_AT_ONCE) - 1)
-            cells: list[Classified] = []
-            for start in range(0, len(prepared), _CELLS_AT_ONCE):
-                part = prepared[start : start + _CELLS_AT_ONCE]
-                found = await all_of(self._predict(Item(model.id, one, gradcam)) for one, _ in part)
-                cells += [
-                    Classified(prediction, model, image, view)
-                    for prediction, (_, view) in zip(found, part, strict=True)
-                    if prediction is not None
-                ]
-            if len(cells) == len(prepared):
-                return ClassifiedField(tuple(cells), model, image)
-        raise BusyError("The model is being changed; come back.", self.settings.retry_after_s, 503)
+        most = self.settings.max_pixels
+        return await self._classify(
+            lambda model, stop: _prepare_every(data, model, most, stop, draw=gradcam), places, gradcam=gradcam
+        )
 
     async def classify_pixels(self, rgb: NDArray[np.uint8], *, gradcam: bool) -> Classified | ImageError:
         """Classify a decoded image, (H, W, 3) uint8 RGB.
@@ -257,7 +241,7 @@ class Service:
         Raises:
             RequestError: There is no room at the classifiers, or none answers.
         """
-        return await self._classify(rgb, gradcam=gradcam)
+        return await self._classify_one(rgb, gradcam=gradcam)
 
     async def compute(self, work: Callable[[Stop], _Result]) -> _Result:
         """Compute something in one of the decoder's threads; it stops soon where the caller is cancelled."""
@@ -276,20 +260,43 @@ class Service:
         self._taken += places
         self.metrics.waiting.set(self._taken)
 
-    async def _classify(self, image: bytes | NDArray[np.uint8], *, gradcam: bool) -> Classified | ImageError:
+    async def _classify_one(self, image: bytes | NDArray[np.uint8], *, gradcam: bool) -> Classified | ImageError:
         most = self.settings.max_pixels
+        found = await self._classify(
+            lambda model, stop: _prepare(image, model, most, stop, draw=gradcam), None, gradcam=gradcam
+        )
+        return found if isinstance(found, ImageError) else found.cells[0]
+
+    async def _classify(
+        self, prepare: Callable[[Model, Stop], _Cut], places: Places | None, *, gradcam: bool
+    ) -> ClassifiedField | ImageError:
+        """Prepare an image and classify what was cut out, all of it by one bundle.
+
+        Args:
+            prepare: Decodes and cuts out; runs in a thread.
+            places: Where more places are taken for more than one cell.
+            gradcam: Whether maps are wanted.
+        """
         for _ in range(_CHANGES):
             model = await self.model()
             try:
-                prepared, seen = await self.compute(
-                    lambda stop, model=model: _prepare(image, model, most, stop, draw=gradcam)
-                )
+                cut, image = await self.compute(lambda stop, model=model: prepare(model, stop))
             except ImageError as error:
                 self.metrics.unusable.labels(error.code).inc()
                 return error
-            prediction = await self._predict(Item(model.id, prepared, gradcam))
-            if prediction is not None:
-                return Classified(prediction, model, seen, seen.view)
+            if places is not None and len(cut) > 1:
+                places.take(min(len(cut), _CELLS_AT_ONCE) - 1)
+            cells: list[Classified] = []
+            for start in range(0, len(cut), _CELLS_AT_ONCE):
+                part = cut[start : start + _CELLS_AT_ONCE]
+                found = await all_of(self._predict(Item(model.id, one, gradcam)) for one, _ in part)
+                cells += [
+                    Classified(prediction, model, image, view)
+                    for prediction, (_, view) in zip(found, part, strict=True)
+                    if prediction is not None
+                ]
+            if len(cells) == len(cut):
+                return ClassifiedField(tuple(cells), model, image)
         raise BusyError("The model is being changed; come back.", self.settings.retry_after_s, 503)
 
     async def _predict(self, item: Item) -> Prediction | None:
@@ -354,19 +361,16 @@ def _drawable(found: Classified) -> tuple[View, Heatmap]:
     return found.view, found.prediction.cam
 
 
-def _prepare(
-    image: bytes | NDArray[np.uint8], model: Model, max_pixels: int, stop: Stop, *, draw: bool
-) -> tuple[Prepared, Seen]:
-    """Decode and cut out; return the network's input, and what is shown of the image. Runs in a thread."""
+def _prepare(image: bytes | NDArray[np.uint8], model: Model, max_pixels: int, stop: Stop, *, draw: bool) -> _Cut:
+    """Decode and cut out the main cell, which is drawn on the whole image. Runs in a thread."""
     with processing():
         picture, prepared = prepare_image(image, model.cells, max_pixels=max_pixels, check=stop.check)
         stop.check()
-        return prepared, _see(picture, draw=draw)
+        seen = _see(picture, draw=draw)
+        return [(prepared, seen.view)], seen
 
 
-def _prepare_every(
-    data: bytes, model: Model, max_pixels: int, stop: Stop, *, draw: bool
-) -> tuple[list[tuple[Prepared, View | None]], Seen]:
+def _prepare_every(data: bytes, model: Model, max_pixels: int, stop: Stop, *, draw: bool) -> _Cut:
     """Decode and cut out every cell, each with its surroundings where they are drawn on. Runs in a thread."""
     with processing():
         picture, prepared = prepare_cells(data, model.cells, max_pixels=max_pixels, check=stop.check)

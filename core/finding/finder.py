@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from pydantic import Field
 
+from core.finding.network import BLOCKS, WIDTHS, FinderNetwork
 from core.finding.passes import GRANULARITY, FoundCell, merged, passes, reading_order
 from core.model.engine import fold_batch_norm
 from core.settings import Settings
@@ -20,6 +22,9 @@ __all__ = ["FINDER", "Finder", "FinderRecord", "FinderTraining", "normalise"]
 
 FINDER = "finder.safetensors"
 """Name of the file in a bundle."""
+
+_Width = Annotated[int, Field(ge=1, le=512)]
+_Count = Annotated[int, Field(ge=0, le=16)]
 
 
 class FinderTraining(Settings):
@@ -38,6 +43,10 @@ class FinderRecord(Settings):
 
     version: Literal[1] = Field(1, description="version of this record")
     side: int = Field(256, ge=64, le=1024, description="longer side of the input in pixels")
+    widths: tuple[_Width, _Width, _Width, _Width, _Width] = Field(
+        WIDTHS, description="channels of the network's stages"
+    )
+    blocks: tuple[_Count, _Count, _Count, _Count] = Field(BLOCKS, description="blocks of the stages after the stem")
     threshold: float = Field(0.4, gt=0, lt=1, description="score from which on something counts as a cell")
     cuts_out: bool = Field(
         False, description="whether it also cuts out the cell of images of one cell, as it did when the network learned"
@@ -45,12 +54,16 @@ class FinderRecord(Settings):
     sha256: str = Field("", description="SHA-256 of finder.safetensors")
     training: FinderTraining | None = Field(None, description="what it learned from; none where that is not known")
 
+    def build_network(self) -> FinderNetwork:
+        """Return a network of this record's shape, with random weights."""
+        return FinderNetwork(self.widths, self.blocks)
+
 
 class Finder:
     """Finds the white cells of pictures.
 
     Args:
-        network: In evaluation mode; a copy of it is used, with its batch norms folded.
+        network: In evaluation mode; a copy of it runs, with its batch norms folded.
         record: Input size and threshold.
         device: Device to run on.
 
@@ -64,12 +77,16 @@ class Finder:
         [Box(left=212.0, top=84.5, right=391.2, bottom=260.1)]
     """
 
-    def __init__(self, network: nn.Module, record: FinderRecord, device: torch.device | str = "cpu") -> None:
+    def __init__(self, network: FinderNetwork, record: FinderRecord, device: torch.device | str = "cpu") -> None:
         self.network, self.record = network, record
         self._device = torch.device(device)
+
+    @cached_property
+    def _folded(self) -> nn.Module:
+        """What runs: a copy of the network with its batch norms folded, made when a picture comes."""
         probe = torch.rand(1, 3, GRANULARITY * 2, GRANULARITY * 2, generator=torch.Generator().manual_seed(0))
-        folded: nn.Module = fold_batch_norm(network, probe)
-        self._folded = folded.to(self._device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        folded: nn.Module = fold_batch_norm(self.network, probe)
+        return folded.to(self._device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def cutting_out(self) -> Finder:
         """Return the same finder for a network that learns from what it cuts out."""

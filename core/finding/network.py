@@ -18,32 +18,42 @@ from torchvision.ops import Conv2dNormActivation
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["FinderNetwork"]
+__all__ = ["BLOCKS", "WIDTHS", "FinderNetwork"]
 
-_WIDTHS = (16, 32, 64, 96, 128)
-_BLOCKS = (1, 2, 3, 2)
+WIDTHS = (16, 24, 64, 96, 128)
+"""Channels after the stem and after each halving of the map."""
+
+BLOCKS = (0, 1, 2, 2)
+"""Blocks after each halving."""
+
 _RARE = -4.0
 """Logit that scores begin with: hardly any place is the middle of a cell."""
 
 
 class FinderNetwork(nn.Module):
-    """A network of depthwise convolutions with a way back up, about 0.15 million parameters.
+    """A network of depthwise convolutions with a way back up, about 0.13 million parameters.
 
     Args:
         widths: Channels after the stem and after each halving of the map.
+        blocks: Blocks that add to their input after each halving.
+
+    Attributes:
+        widths: Channels after the stem and after each halving.
+        blocks: Blocks that add to their input after each halving.
 
     Example:
         >>> FinderNetwork()(torch.zeros(1, 3, 192, 256)).shape
         torch.Size([1, 5, 48, 64])
     """
 
-    def __init__(self, widths: Sequence[int] = _WIDTHS) -> None:
+    def __init__(self, widths: Sequence[int] = WIDTHS, blocks: Sequence[int] = BLOCKS) -> None:
         super().__init__()
+        self.widths, self.blocks = tuple(widths), tuple(blocks)
         self.stem = Conv2dNormActivation(3, widths[0], 3, stride=2)
         pairs = list(itertools.pairwise(widths))
         self.stages = nn.ModuleList(
-            nn.Sequential(_separable(given, wide, 2), *(_separable(wide, wide) for _ in range(blocks)))
-            for (given, wide), blocks in zip(pairs, _BLOCKS, strict=True)
+            nn.Sequential(_separable(given, wide, 2), *(_separable(wide, wide) for _ in range(further)))
+            for (given, wide), further in zip(pairs, self.blocks, strict=True)
         )
         self.up = nn.ModuleList(nn.Conv2d(wide, given, 1) for given, wide in pairs[1:])
         self.join = nn.ModuleList(_separable(given, given) for given, _ in pairs[1:])

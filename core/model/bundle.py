@@ -29,7 +29,6 @@ from core import __version__
 from core.errors import BundleError, SettingsError
 from core.files import replace_file
 from core.finding.finder import FINDER, Finder, FinderRecord
-from core.finding.network import FinderNetwork
 from core.images.preprocessing import Preprocessing
 from core.model.confidence import Confidence
 from core.model.familiarity import Familiarity
@@ -322,7 +321,7 @@ def _load_finder(folder: Path, record: FinderRecord) -> Finder:
     content = _read(folder, FINDER)
     if hashlib.sha256(content).hexdigest() != record.sha256:
         raise BundleError("bundle-damaged", f"{folder / FINDER} is not the file that {CONFIG} was written for.")
-    network = FinderNetwork()
+    network = record.build_network()
     try:
         network.load_state_dict(load_tensors(content))
     except (SafetensorError, RuntimeError) as error:

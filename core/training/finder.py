@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from torch import nn
-
     from core.finding.marked import MarkedField
     from core.finding.views import Targets, Views
 
@@ -93,13 +91,13 @@ class FinderTrainer:
         device: torch.device | str = "cpu",
         checkpoint: Path | None = None,
         origin: str = "",
-        start: nn.Module | None = None,
+        start: FinderNetwork | None = None,
     ) -> None:
         self.config, self.step = config, 0
         self._fields, self._device, self._checkpoint, self._origin = fields, torch.device(device), checkpoint, origin
         self._likely = _likely(fields, shares or {})
         torch.manual_seed(config.seed)
-        network: nn.Module = copy.deepcopy(start) if start else FinderNetwork()
+        network = copy.deepcopy(start) if start else FinderNetwork()
         self._network = network.to(self._device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self._average = AveragedModel(
             self._network, multi_avg_fn=get_ema_multi_avg_fn(config.averaging), use_buffers=True
@@ -108,9 +106,11 @@ class FinderTrainer:
         self._schedule = OneCycleLR(self._optimizer, config.learning_rate, total_steps=config.steps + 1)
 
     @property
-    def network(self) -> nn.Module:
+    def network(self) -> FinderNetwork:
         """The running average of the weights, in evaluation mode."""
-        return self._average.module.eval()
+        average = self._average.module.eval()
+        assert isinstance(average, FinderNetwork)  # noqa: S101 - what the constructor gave it
+        return average
 
     def fit(self, on_step: Callable[[int, float], object] | None = None) -> None:
         """Train to the last step.

@@ -21,11 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from torch import nn
-
     from core.data.laboratories import Laboratory
     from core.evaluation.detection import FieldMatch
     from core.finding.marked import MarkedField
+    from core.finding.network import FinderNetwork
     from core.model.bundle import Bundle
     from core.training.finder import FinderConfig
 
@@ -104,7 +103,7 @@ def match_fields(finder: Finder, fields: Sequence[MarkedField], least: float) ->
 
 
 def choose_record(
-    network: nn.Module, config: FinderConfig, training: Sequence[MarkedField], held_out: Sequence[MarkedField]
+    network: FinderNetwork, config: FinderConfig, training: Sequence[MarkedField], held_out: Sequence[MarkedField]
 ) -> FinderRecord:
     """Choose the threshold with the largest F1 on held-out camera fields, and measure there.
 
@@ -114,7 +113,7 @@ def choose_record(
         training: Fields that it was trained on; the threshold is chosen on them where none was held out.
         held_out: Fields that it was not trained on.
     """
-    record = FinderRecord.model_validate({"side": config.side})
+    record = FinderRecord.model_validate({"side": config.side, "widths": network.widths, "blocks": network.blocks})
     side = held_out or training
     camera = {field.file.laboratory for field in side if field.exact and len(field.boxes)}
     marked = [field for field in side if field.exact and field.file.laboratory in camera]

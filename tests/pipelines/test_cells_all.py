@@ -92,7 +92,7 @@ def test_the_counts_add_up(done: Path) -> None:
 
 
 def test_a_run_of_fields_continues_to_the_same_rows(
-    done: Path, slides: Path, field_bundle: Path, tmp_path: Path
+    done: Path, slides: Path, field_bundle: Path, in_this_process: None, tmp_path: Path
 ) -> None:
     again = run(field_bundle, slides, tmp_path / "run")
     (sorted((again / "predictions").glob("*.parquet"))[1]).unlink()
@@ -102,7 +102,9 @@ def test_a_run_of_fields_continues_to_the_same_rows(
     pd.testing.assert_frame_equal(rows(again), rows(done))
 
 
-def test_one_cell_of_several_is_flagged(field_bundle: Path, slides: Path, tmp_path: Path) -> None:
+def test_one_cell_of_several_is_flagged(
+    field_bundle: Path, slides: Path, in_this_process: None, tmp_path: Path
+) -> None:
     table = rows(run(field_bundle, slides, tmp_path / "run", cells="one", gradcam="none"))
     assert len(table) == len(COUNTS)
     flags = dict(zip(table["image"], table["flag"], strict=True))

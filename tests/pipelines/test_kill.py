@@ -11,18 +11,18 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import cv2
+import numpy as np
+import pandas as pd
 import psutil
 import pyarrow.parquet as pq
 import pytest
 from without_ray import work_here
 
+from core.images.drawings import CLASS_NAMES, draw_smear
 from pipelines.classify import ClassifySettings, classify
 from pipelines.demo import draw_slides
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 PROJECT = Path(__file__).resolve().parents[2]
 PART, IMAGES = 8, 240
@@ -41,9 +41,9 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "slides"
 
 
-def command(slides: Path, out: Path, model: Path, *options: str) -> list[str]:
+def command(slides: Path, out: Path, model: Path, *options: str, part: int = PART) -> list[str]:
     base = [sys.executable, "pipelines/classify.py", str(slides), "--out", str(out), "--model", str(model)]
-    return [*base, "--part-size", str(PART), "--batch-size", "8", *options]
+    return [*base, "--part-size", str(part), "--batch-size", "8", *options]
 
 
 def start(arguments: list[str]) -> subprocess.Popen[str]:
@@ -51,7 +51,7 @@ def start(arguments: list[str]) -> subprocess.Popen[str]:
 
 
 def rows(run: Path) -> pd.DataFrame:
-    return pq.read_table(run / "predictions").to_pandas().sort_values(["slide", "image"], ignore_index=True)
+    return pq.read_table(run / "predictions").to_pandas().sort_values(["slide", "image", "cell"], ignore_index=True)
 
 
 def done(run: Path) -> int:
@@ -104,28 +104,59 @@ def undisturbed(slides: Path, small_bundle: Path, tmp_path_factory: pytest.TempP
     return rows(out)
 
 
-@pytest.mark.slow
-def test_the_driver_is_killed_and_the_run_continues(
-    slides: Path, small_bundle: Path, undisturbed: pd.DataFrame, tmp_path: Path
-) -> None:
-    out = tmp_path / "run"
-    process = start(command(slides, out, small_bundle))
+def kill_and_continue(slides: Path, out: Path, model: Path, *options: str, part: int = PART) -> int:
+    """Kill a run's driver once ten parts are done, and continue; return how many parts were kept as they were."""
+    process = start(command(slides, out, model, *options, part=part))
     wait_for_parts(out, process, 10)
     children = family(process)
     process.send_signal(signal.SIGKILL)
     wait_until_gone(children)
     process.wait()
     kept = {path: path.stat().st_mtime_ns for path in (out / "predictions").glob("part-*.parquet")}
-    assert 10 <= len(kept) < IMAGES // PART
-    finish(start(command(slides, out, small_bundle, "--resume")))
-    assert rows(out).equals(undisturbed)
+    finish(start(command(slides, out, model, *options, "--resume", part=part)))
     assert all(path.stat().st_mtime_ns == before for path, before in kept.items())
+    return len(kept)
+
+
+@pytest.mark.slow
+def test_the_driver_is_killed_and_the_run_continues(
+    slides: Path, small_bundle: Path, undisturbed: pd.DataFrame, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    kept = kill_and_continue(slides, out, small_bundle)
+    assert 10 <= kept < IMAGES // PART
+    assert rows(out).equals(undisturbed)
     sessions = json.loads((out / "run.json").read_text())["sessions"]
-    assert sessions[-1]["parts"] == IMAGES // PART - len(kept)
-    assert sessions[-1]["images"] == IMAGES - PART * len(kept)
+    assert sessions[-1]["parts"] == IMAGES // PART - kept
+    assert sessions[-1]["images"] == IMAGES - PART * kept
     assert len(list((out / "gradcam").rglob("*.jpg"))) == IMAGES
 
 
+@pytest.mark.slow
+def test_two_thousand_fields_continue_to_the_same_rows(field_bundle: Path, tmp_path: Path) -> None:
+    """Several rows an image: twenty drawings of up to six cells, under a hundred names each."""
+    rng = np.random.default_rng(4)
+    for number in range(20):
+        rgb, _ = draw_smear(rng.choice(CLASS_NAMES, number % 7).tolist(), rng, width=480, height=360)
+        drawn = tmp_path / f"{number}.png"
+        cv2.imwrite(str(drawn), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+        for copy in range(100):
+            target = tmp_path / "slides" / f"slide-{copy % 4}" / f"{copy}-{number}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.link(drawn, target)
+    chosen = {"cells": "all", "gradcam": "none", "part_size": 50}
+    with pytest.MonkeyPatch.context() as patch:
+        work_here(patch)
+        given = settings(tmp_path / "slides", tmp_path / "undisturbed", field_bundle)
+        assert classify(given.model_copy(update=chosen)) == 0
+    options = ("--cells", "all", "--gradcam", "none")
+    assert 10 <= kill_and_continue(tmp_path / "slides", tmp_path / "run", field_bundle, *options, part=50) < 40
+    found, expected = (rows(tmp_path / name) for name in ("run", "undisturbed"))
+    assert len(found) > 5_000
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-4)
+
+
+@pytest.mark.slow
 def test_a_worker_is_killed_and_the_run_goes_on(
     slides: Path, small_bundle: Path, undisturbed: pd.DataFrame, cluster: None, tmp_path: Path
 ) -> None:

@@ -18,6 +18,7 @@ from drawn import draw_class_folders
 
 from core.data.laboratories import TrainingData
 from core.errors import BundleError, DataError, SettingsError
+from core.finding.search import CellSearch
 from core.images.drawings import CLASS_NAMES, draw_field
 from core.images.preprocessing import Preprocessing
 from core.model.bundle import TrainingRecord, load_bundle
@@ -129,7 +130,7 @@ def test_a_laboratory_with_few_sources_does_not_shrink_the_run(data: Path, tmp_p
     draw_other(tmp_path / "other", {"EOSINOPHIL": 1, "MONOCYTE": 3})
     file = write_laboratories(tmp_path / "labs.yaml", data, {})
     read = TrainingData.read(settings(data, tmp_path / "b", data=file, groups=None))
-    images = read.load(Preprocessing(height=32, width=32), 1.0, 2)
+    images = read.load(CellSearch(Preprocessing(height=32, width=32)), 1.0, 2)
     folds = read.folds(images, 5, 0)
     assert len(folds) == 5
     assert sorted(row for _, validation in folds for row in validation) == list(range(64 + 4))
@@ -141,7 +142,7 @@ def test_one_folder_with_an_unknown_class(data: Path, tmp_path: Path) -> None:
     draw_other(tmp_path / "other", {"EOSINOPHIL": 3, "MONOCYTE": 3, "DEBRIS": 2})
     read = TrainingData.read(settings(data, tmp_path / "b", data=tmp_path / "other", groups=None, unknown=["DEBRIS"]))
     assert read.class_names == ("EOSINOPHIL", "MONOCYTE")
-    labels = read.load(Preprocessing(height=32, width=32), 1.0, 2).labels
+    labels = read.load(CellSearch(Preprocessing(height=32, width=32)), 1.0, 2).labels
     assert sorted(labels.tolist()) == [-1, -1, 0, 0, 0, 1, 1, 1]
     with pytest.raises(DataError, match="has no class SMUDGE"):
         train(settings(data, tmp_path / "b", unknown=["SMUDGE"]))

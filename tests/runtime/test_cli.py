@@ -12,12 +12,12 @@ import pytest
 
 from runtime.cli import main
 
-COMMANDS = ["classify", "train", "adapt", "evaluate", "audit", "export", "search", "serve", "demo"]
+COMMANDS = ["classify", "train", "train-finder", "adapt", "evaluate", "audit", "export", "search", "serve", "demo"]
 
 
 def test_help_lists_every_command_and_each_can_be_loaded(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
-    listed = re.findall(r"^  (\w+) +\w", capsys.readouterr().out, re.MULTILINE)
+    listed = re.findall(r"^  ([\w-]+) +\w", capsys.readouterr().out, re.MULTILINE)
     assert listed == COMMANDS
     found = {entry.name: entry for entry in entry_points(group="leukoray.commands")}
     assert set(found) == set(COMMANDS)

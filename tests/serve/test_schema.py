@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 HOOKS = """
 import base64
 import schemathesis
@@ -20,6 +22,7 @@ schemathesis.openapi.format("binary", st.sampled_from(GOOD))
 """
 
 
+@pytest.mark.slow
 def test_schemathesis_finds_nothing(served: str, tmp_path: Path) -> None:
     (tmp_path / "hooks.py").write_text(HOOKS)
     path = f"{Path(__file__).resolve().parents[1]}:{tmp_path}:{Path(__file__).resolve().parents[2]}"

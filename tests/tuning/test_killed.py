@@ -124,6 +124,7 @@ def kill_and_continue(cells: Path, out: Path, *more: str, limits: tuple[int, ...
     return [trial.number for trial in tried(out)]
 
 
+@pytest.mark.slow
 def test_a_driver_killed_at_a_new_trial_leaves_no_trial_twice(cells: Path, tmp_path: Path, cluster: None) -> None:
     address = ray.get_runtime_context().gcs_address
     more = ("--address", address)

@@ -171,6 +171,7 @@ def test_another_search_is_not_continued(searched: Path, cells: Path, tmp_path: 
         search(settings(cells, tmp_path / "nowhere", space=space, resume=True))
 
 
+@pytest.mark.slow
 def test_trials_that_break_do_not_break_the_search(cells: Path, tmp_path: Path, cluster: None) -> None:
     """A learning rate of 1000 diverges; a batch of fifty million images is more than any memory."""
     text = "learning_rate: {grid_search: [1000, 0.001]}\nbatch_size: {grid_search: [16, 50000000]}"
