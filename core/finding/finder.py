@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from core.finding.network import BLOCKS, WIDTHS, FinderNetwork
-from core.finding.passes import GRANULARITY, FoundCell, merged, passes, reading_order
+from core.finding.passes import GRANULARITY, FoundCell, merged, passes, reading_order, without_platelets
 from core.model.engine import fold_batch_norm
 from core.settings import Settings
 
@@ -112,7 +112,7 @@ class Finder:
                 pixels = torch.from_numpy(look.pixels(rgb))[None].to(self._device)
                 output = self._folded(normalise(pixels))[0]
                 found += look.cells(output.float().cpu().numpy(), least)
-        return reading_order(merged(found))
+        return reading_order(without_platelets(merged(found), rgb.shape[1], rgb.shape[0]))
 
 
 def normalise(pixels: torch.Tensor) -> torch.Tensor:

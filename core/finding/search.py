@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CellSearch"]
 
-_SURELY_ONE = 0.5
+_SURELY_ONE = 0.75
 """In a picture of one cell, a score of this share of the threshold is enough for the most certain place."""
 
 

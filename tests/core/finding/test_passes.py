@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from core.finding.passes import GRANULARITY, WHITE, FoundCell, Pass, merged, mostly_unseen, passes, reading_order
+from core.finding.passes import (
+    GRANULARITY,
+    WHITE,
+    FoundCell,
+    Pass,
+    merged,
+    mostly_unseen,
+    passes,
+    reading_order,
+    without_platelets,
+)
 from core.images.cells import Box
 
 
@@ -81,6 +91,18 @@ def test_one_cell_that_was_found_twice_is_one() -> None:
         FoundCell(Box(80, 0, 180, 100), 0.6),
     ]
     assert [cell.score for cell in merged(cells)] == [0.9, 0.6], "twice, a lobe of it, and a neighbour that touches it"
+
+
+def test_what_is_far_smaller_than_a_cell_is_a_platelet_but_for_what_the_edge_cuts_off() -> None:
+    cell, small, platelet, cut = (
+        FoundCell(Box(100, 100, 190, 190), 0.8),
+        FoundCell(Box(300, 100, 340, 140), 0.6),
+        FoundCell(Box(200, 200, 225, 225), 0.7),
+        FoundCell(Box(0, 50, 20, 80), 0.5),
+    )
+    assert without_platelets([cell, small, platelet, cut], 640, 480) == [cell, small, cut]
+    assert without_platelets([platelet], 640, 480) == [platelet]
+    assert without_platelets([], 640, 480) == []
 
 
 def test_cells_are_numbered_as_one_reads() -> None:
