@@ -144,9 +144,10 @@ def measure_finding(fields: Sequence[FieldMatch], *, resamples: int = 1000, seed
 def best_threshold(fields: Sequence[FieldMatch]) -> float:
     """Return the lowest score from which on F1, of recall and precision, is all but the largest.
 
-    What is missed is lost, and what is found too much can be flagged: so the lowest of nearly equal ones.
+    What is missed is lost, and what is found too much can be flagged: so the lowest of nearly equal ones, in steps of
+    0.05, since a few hundred cells tell no finer.
     """
-    candidates = np.arange(0.05, 0.96, 0.01)
+    candidates = np.arange(1, 20) / 20
     values = np.array([_f1(fields, threshold) for threshold in candidates])
     return float(candidates[values >= values.max() - _NEARLY][0])
 
