@@ -122,7 +122,7 @@ def test_the_report_shows_fields_and_cells(done: Path) -> None:
         cells = page.locator(".cell")
         assert cells.count() == sum(COUNTS[1::2]) + 1
         cells.first.click()
-        picture = page.locator("#viewer-picture img.field")
+        picture = page.locator("#viewer-field img.field")
         assert picture.evaluate("image => image.naturalWidth") == 640
         assert ", cell " in page.inner_text("#viewer-image")
         page.keyboard.press("Escape")
