@@ -60,9 +60,9 @@ class TrainSettings(TrainingSettings):
         """
         if self.start is None:
             return self
-        if given := {"weights", "architecture"} & self.model_fields_set:
+        if given := {"weights", "architecture", "finder"} & self.model_fields_set:
             raise SettingsError(
-                "start-options", f"--start gives the network and its weights; leave --{min(given)} away."
+                "start-options", f"--start gives the network, its weights and the finder; leave --{min(given)} away."
             )
         defaults = {"recipe": "adapt", "folds": 3}
         return self.model_copy(update={name: defaults[name] for name in defaults.keys() - self.model_fields_set})

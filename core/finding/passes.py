@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from core.images.cells import Box
-from core.images.light import white_balanced
+from core.images.light import BLACK, white_balanced
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -52,6 +52,9 @@ _EDGE = 1.5
 
 _SAME_UNION, _SAME_INSIDE = 0.45, 0.7
 """Two boxes are one cell where they share so much of their union, or the smaller lies so far inside the other."""
+
+_MOST = 2_000
+"""Cells of one picture: many times those of a slide's largest tile."""
 
 _SMALL = 1 / 3
 """Smallest size of a cell relative to the most certain one of its picture: white cells measure 7 to 20 micrometres,
@@ -100,7 +103,9 @@ class Pass(NamedTuple):
         shrinks = self.width < right - left
         size, filter_ = (self.width, self.height), cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
         small = np.asarray(cv2.resize(part, size, interpolation=filter_), np.uint8)
+        margin = small.max(axis=2) <= BLACK
         small = white_balanced(small, small, WHITE)
+        small[margin] = WHITE
         below, beside = -self.height % GRANULARITY, -self.width % GRANULARITY
         if not (below or beside):
             return small
@@ -161,11 +166,20 @@ def passes(width: int, height: int, side: int) -> Iterator[Pass]:
 
 
 def merged(found: Sequence[FoundCell]) -> list[FoundCell]:
-    """Keep one of several findings of the same cell: the most certain one."""
+    """Keep one of several findings of the same cell, the most certain one, and at most the 2,000 most certain cells."""
+    ordered = sorted(found, key=lambda cell: -cell.score)
+    boxes = np.array([cell.box for cell in ordered], float).reshape(-1, 4)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    free = np.ones(len(ordered), bool)
     kept: list[FoundCell] = []
-    for cell in sorted(found, key=lambda cell: -cell.score):
-        if not any(_same(cell.box, other.box) for other in kept):
-            kept.append(cell)
+    for place, cell in enumerate(ordered):
+        if not free[place] or len(kept) == _MOST:
+            continue
+        kept.append(cell)
+        inside = np.minimum(boxes[:, 2:], boxes[place, 2:]) - np.maximum(boxes[:, :2], boxes[place, :2])
+        both = np.maximum(inside, 0).prod(axis=1)
+        smaller = np.minimum(areas, areas[place])
+        free &= (both <= _SAME_UNION * (areas + areas[place] - both)) & (both <= _SAME_INSIDE * smaller)
     return kept
 
 
@@ -233,8 +247,3 @@ def _spans(length: int, tile: int) -> list[tuple[int, int]]:
         return [(0, length)]
     count = 1 + math.ceil((length - tile) / (tile * (1 - _OVERLAP)))
     return [(begin, begin + tile) for begin in np.linspace(0, length - tile, count).round().astype(int).tolist()]
-
-
-def _same(one: Box, other: Box) -> bool:
-    both = one.shared(other)
-    return both > _SAME_UNION * (one.area + other.area - both) or both > _SAME_INSIDE * min(one.area, other.area)

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from pydantic import Field
 
+from core.images.light import BLACK
 from core.settings import Settings
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ _SMALLEST_DENSITY = 15.0
 _ABSORBED = np.array([1.0, 0.5, -0.7])
 """What red, green and blue density count: chromatin absorbs red, haemoglobin and eosin green and blue."""
 
-_BLACK, _FEWEST_PIXELS, _ROUNDS = 12, 60, 4
+_FEWEST_PIXELS, _ROUNDS = 60, 4
 
 _SMALLEST_AREA, _LARGEST_AREA = 0.0015, 0.5
 """Share of the image that a nucleus may cover."""
@@ -107,7 +108,11 @@ class CellFinder(Settings):
             as the image reaches, unless it may go `beyond`), or None where there is no nucleus.
         """
         nucleus = find_nucleus(rgb, self.method)
-        return None if nucleus is None else _square(rgb, nucleus, self.scale, beyond=self.beyond)
+        return None if nucleus is None else self.box_of(rgb, nucleus)
+
+    def box_of(self, rgb: NDArray[np.uint8], nucleus: Box) -> Box:
+        """Return the square around a white cell whose nucleus is known, as `box` does."""
+        return _square(rgb, nucleus, self.scale, beyond=self.beyond)
 
     def box_around(self, rgb: NDArray[np.uint8], marked: Box) -> Box:
         """Return the square around a white cell that was marked in a field: its size is known, and not looked for.
@@ -121,11 +126,6 @@ class CellFinder(Settings):
             far as the image reaches.
         """
         return _square(rgb, marked, self.scale / _CELL_TO_NUCLEUS, beyond=self.beyond)
-
-    def cell_within(self, square: Box) -> Box:
-        """Return the box that a white cell of usual size has in the middle of a square that `box` gave."""
-        rest = (square.right - square.left) * (1 - min(1.0, _CELL_TO_NUCLEUS / self.scale)) / 2
-        return Box(square.left + rest, square.top + rest, square.right - rest, square.bottom - rest)
 
 
 def cell_around(rgb: NDArray[np.uint8], nucleus: Box) -> Box:
@@ -268,7 +268,7 @@ def _could_be_nucleus(mask: NDArray[np.uint8], group: tuple[int, int, int, int])
 
 def _density_index(rgb: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Return the density index (H, W) uint8, 127 per unit, and which pixels are of the picture: black is its margin."""
-    shown = rgb.max(axis=2) > _BLACK
+    shown = rgb.max(axis=2) > BLACK
     light = np.percentile(rgb[shown], 90, axis=0) if int(shown.sum()) >= _FEWEST_PIXELS else np.full(3, 255.0)
     levels = np.arange(256)[:, None]
     tables = np.log(np.maximum(light, 60.0) / np.maximum(levels, 1)).clip(0, 2.5) * _ABSORBED

@@ -10,7 +10,10 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["white_balanced"]
+__all__ = ["BLACK", "white_balanced"]
+
+BLACK = 12
+"""Level up to which a pixel is no part of a picture, but the margin of one that was turned or masked."""
 
 _BACKGROUND = 90
 _BACKGROUND_SIDE = 80

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field, PositiveFloat
 
-from core.images.cells import Box, CellFinder, surroundings
+from core.images.cells import Box, CellFinder, cell_around, find_nucleus, surroundings
 from core.images.light import white_balanced
 from core.settings import Settings
 
@@ -73,8 +73,8 @@ class Preprocessing(Settings):
         """Height and width of the input in pixels."""
         return self.height, self.width
 
-    def locate(self, rgb: NDArray[np.uint8], marked: Box | None = None) -> tuple[Box, bool]:
-        """Return the part of an image that is classified, and whether it is a found cell.
+    def locate(self, rgb: NDArray[np.uint8], marked: Box | None = None) -> tuple[Box, Box | None, bool]:
+        """Return the part of an image that is classified, the cell in it where that is known, and whether one is.
 
         Args:
             rgb: Decoded picture, (H, W, 3) uint8.
@@ -82,9 +82,13 @@ class Preprocessing(Settings):
         """
         whole = Box(0.0, 0.0, float(rgb.shape[1]), float(rgb.shape[0]))
         if self.cell is None:
-            return marked or whole, True
-        box = self.cell.box(rgb) if marked is None else self.cell.box_around(rgb, marked)
-        return (whole, False) if box is None else (box, True)
+            return marked or whole, marked, True
+        if marked is not None:
+            return self.cell.box_around(rgb, marked), marked, True
+        nucleus = find_nucleus(rgb, self.cell.method)
+        if nucleus is None:
+            return whole, None, False
+        return self.cell.box_of(rgb, nucleus), cell_around(rgb, nucleus), True
 
     def prepare(self, rgb: NDArray[np.uint8], marked: Box | None = None) -> Prepared:
         """Cut out and resize one picture.
@@ -97,10 +101,7 @@ class Preprocessing(Settings):
             >>> Preprocessing(height=64, width=64, cell=CellFinder()).prepare(picture.rgb).pixels.shape
             (64, 64, 3)
         """
-        box, found = self.locate(rgb, marked)
-        cell = marked
-        if cell is None and found and self.cell is not None:
-            cell = self.cell.cell_within(box)
+        box, cell, found = self.locate(rgb, marked)
         pixels = self.balance(_resize(rgb, box, self.width, self.height), surroundings(rgb, marked))
         return Prepared(pixels, box, found, cell, marked=marked)
 

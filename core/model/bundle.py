@@ -326,6 +326,8 @@ def _load_finder(folder: Path, record: FinderRecord) -> Finder:
         network.load_state_dict(load_tensors(content))
     except (SafetensorError, RuntimeError) as error:
         raise BundleError("bundle-damaged", f"{folder / FINDER} holds no finder of this version.") from error
+    if not all(bool(torch.isfinite(value).all()) for value in network.state_dict().values()):
+        raise BundleError("bundle-damaged", f"{folder / FINDER} holds values that are not numbers.")
     return Finder(network.eval(), record)
 
 

@@ -207,9 +207,13 @@ class TrainingRun:
             self.data.class_names,
             device=self.device,
             checkpoint=checkpoint,
-            origin=f"weights {self.origin}, recipe {self.settings.recipe}, {name}",
+            origin=f"weights {self.origin}, recipe {self.settings.recipe}, {name}{self._cut_out_by()}",
             replay=self.replay,
         )
+
+    def _cut_out_by(self) -> str:
+        finder = self.finder
+        return f", finder {finder.record.sha256[:12]}" if finder and finder.record.cuts_out else ""
 
     def network(self, state: Mapping[str, torch.Tensor] | None = None) -> nn.Module:
         """Return a new network with these weights, or with the starting ones."""

@@ -114,21 +114,27 @@ def choose_record(
         held_out: Fields that it was not trained on.
     """
     record = FinderRecord.model_validate({"side": config.side, "widths": network.widths, "blocks": network.blocks})
-    side = held_out or training
-    camera = {field.file.laboratory for field in side if field.exact and len(field.boxes)}
-    marked = [field for field in side if field.exact and field.file.laboratory in camera]
+    learned = FinderTraining(
+        laboratories=dict(Counter(field.file.laboratory for field in training)), steps=config.steps, seed=config.seed
+    )
+    apart = _fully_marked(held_out)
+    marked = apart or _fully_marked(training)
+    if not marked:
+        say(f"warning: no field with marked cells to choose the threshold by; it stays {record.threshold}")
+        return record.model_copy(update={"training": learned})
     matches = match_fields(Finder(network, record), marked, _LOWEST)
     threshold = best_threshold(matches)
-    recall, precision = recall_precision(matches, threshold)
-    learned = FinderTraining(
-        laboratories=dict(Counter(field.file.laboratory for field in training)),
-        steps=config.steps,
-        seed=config.seed,
-        held_out=sum(match.marked for match in matches) if held_out else 0,
-        recall=recall if held_out else 0.0,
-        precision=precision if held_out else 0.0,
-    )
+    if apart:
+        recall, precision = recall_precision(matches, threshold)
+        measured = {"held_out": sum(match.marked for match in matches), "recall": recall, "precision": precision}
+        learned = learned.model_copy(update=measured)
     return record.model_copy(update={"threshold": threshold, "training": learned})
+
+
+def _fully_marked(fields: Sequence[MarkedField]) -> list[MarkedField]:
+    """Return the fields of laboratories whose fields have marked cells, those without any among them included."""
+    camera = {field.file.laboratory for field in fields if field.exact and len(field.boxes)}
+    return [field for field in fields if field.exact and field.file.laboratory in camera]
 
 
 def save_with_finder(out: Path, bundle: Bundle, finder: Finder) -> Bundle:
@@ -146,6 +152,11 @@ def save_with_finder(out: Path, bundle: Bundle, finder: Finder) -> Bundle:
         BundleError: The bundle cannot be written.
     """
     metrics = None if finder.record.cuts_out else bundle.metrics
+    if metrics:  # what its last finder found
+        kept_scores = {
+            name: evaluation.model_copy(update={"finding": None}) for name, evaluation in metrics.evaluations.items()
+        }
+        metrics = metrics.model_copy(update={"evaluations": kept_scores})
     kept = bundle.replay.to_bytes() if bundle.replay else b""
     replay = bundle.replay.record(kept) if bundle.replay else None
     record = bundle.record.model_copy(update={"finder": finder.record, "replay": replay})
