@@ -103,7 +103,7 @@ class Pass(NamedTuple):
         shrinks = self.width < right - left
         size, filter_ = (self.width, self.height), cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
         small = np.asarray(cv2.resize(part, size, interpolation=filter_), np.uint8)
-        margin = small.max(axis=2) <= BLACK
+        margin = np.asarray(cv2.inRange(small, (0, 0, 0), (BLACK, BLACK, BLACK))) > 0
         small = white_balanced(small, small, WHITE)
         small[margin] = WHITE
         below, beside = -self.height % GRANULARITY, -self.width % GRANULARITY

@@ -58,6 +58,13 @@ def test_what_lies_past_a_picture_is_white() -> None:
     assert (pixels[:, 254:] == WHITE).all()
 
 
+def test_a_black_margin_is_no_part_of_a_picture() -> None:
+    rgb = np.full((192, 256, 3), 200, np.uint8)
+    rgb[:40] = 5
+    (look,) = passes(256, 192, 256)
+    assert (look.pixels(rgb)[:40] == WHITE).all()
+
+
 def test_a_peak_becomes_a_box_in_pixels_of_the_picture() -> None:
     look = Pass(Box(100, 200, 612, 584), 256, 192, (True, True, True, True))
     output = empty_output(look)
@@ -103,6 +110,12 @@ def test_what_is_far_smaller_than_a_cell_is_a_platelet_but_for_what_the_edge_cut
     assert without_platelets([cell, small, platelet, cut], 640, 480) == [cell, small, cut]
     assert without_platelets([platelet], 640, 480) == [platelet]
     assert without_platelets([], 640, 480) == []
+
+
+def test_thousands_of_findings_take_no_time_and_end_as_two_thousand() -> None:
+    places = [(x, y) for x in range(0, 3200, 40) for y in range(0, 3200, 40)]
+    found = [FoundCell(Box(x, y, x + 30, y + 30), 0.5) for x, y in places]
+    assert len(merged(found)) == 2_000
 
 
 def test_cells_are_numbered_as_one_reads() -> None:
