@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from core.images.cells import Box
-from core.images.light import BLACK, white_balanced
+from core.images.light import not_margin, white_balanced
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -103,9 +103,9 @@ class Pass(NamedTuple):
         shrinks = self.width < right - left
         size, filter_ = (self.width, self.height), cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
         small = np.asarray(cv2.resize(part, size, interpolation=filter_), np.uint8)
-        margin = np.asarray(cv2.inRange(small, (0, 0, 0), (BLACK, BLACK, BLACK))) > 0
+        shown = not_margin(small)
         small = white_balanced(small, small, WHITE)
-        small[margin] = WHITE
+        small[~shown] = WHITE
         below, beside = -self.height % GRANULARITY, -self.width % GRANULARITY
         if not (below or beside):
             return small
@@ -193,8 +193,8 @@ def without_platelets(found: Sequence[FoundCell], width: int, height: int) -> li
     """
     if not found:
         return []
-    least = _SMALL * _size(max(found, key=lambda cell: cell.score).box)
-    return [cell for cell in found if _size(cell.box) >= least or _at_edge(cell.box, width, height)]
+    least = _SMALL * max(found, key=lambda cell: cell.score).box.longer
+    return [cell for cell in found if cell.box.longer >= least or _at_edge(cell.box, width, height)]
 
 
 def reading_order(found: Sequence[FoundCell]) -> list[FoundCell]:
@@ -224,10 +224,6 @@ def mostly_unseen(box: Box, width: int, height: int) -> bool:
     beside = (box.left <= 1) != (box.right >= width - 1)
     above = (box.top <= 1) != (box.bottom >= height - 1)
     return (beside and above) or (beside and wide < _HALF_SEEN * high) or (above and high < _HALF_SEEN * wide)
-
-
-def _size(box: Box) -> float:
-    return max(box.right - box.left, box.bottom - box.top)
 
 
 def _at_edge(box: Box, width: int, height: int) -> bool:

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from core.images.light import BLACK
+from core.images.light import not_margin
 from core.settings import Settings
 
 if TYPE_CHECKING:
@@ -70,6 +70,11 @@ class Box(NamedTuple):
     def area(self) -> float:
         """Its area in square pixels."""
         return (self.right - self.left) * (self.bottom - self.top)
+
+    @property
+    def longer(self) -> float:
+        """Its longer side in pixels."""
+        return max(self.right - self.left, self.bottom - self.top)
 
     def shared(self, other: Box) -> float:
         """Return the area that it has in common with another rectangle, in square pixels."""
@@ -268,7 +273,7 @@ def _could_be_nucleus(mask: NDArray[np.uint8], group: tuple[int, int, int, int])
 
 def _density_index(rgb: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Return the density index (H, W) uint8, 127 per unit, and which pixels are of the picture: black is its margin."""
-    shown = rgb.max(axis=2) > BLACK
+    shown = not_margin(rgb)
     light = np.percentile(rgb[shown], 90, axis=0) if int(shown.sum()) >= _FEWEST_PIXELS else np.full(3, 255.0)
     levels = np.arange(256)[:, None]
     tables = np.log(np.maximum(light, 60.0) / np.maximum(levels, 1)).clip(0, 2.5) * _ABSORBED
@@ -316,7 +321,7 @@ def _square(rgb: NDArray[np.uint8], box: Box, scale: float, *, beyond: bool = Fa
     It stays inside the image, off the box's middle if need be, unless it may go `beyond`.
     """
     height, width = rgb.shape[:2]
-    side = float(min(round(scale * max(box.right - box.left, box.bottom - box.top)), height, width))
+    side = float(min(round(scale * box.longer), height, width))
     left = float(round((box.left + box.right - side) / 2))
     top = float(round((box.top + box.bottom - side) / 2))
     if not beyond:

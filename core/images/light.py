@@ -10,14 +10,23 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["BLACK", "white_balanced"]
+__all__ = ["not_margin", "white_balanced"]
 
-BLACK = 12
+_BLACK = 12
 """Level up to which a pixel is no part of a picture, but the margin of one that was turned or masked."""
 
 _BACKGROUND = 90
 _BACKGROUND_SIDE = 80
 _DARKEST_BACKGROUND = 60
+
+
+def not_margin(rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return which pixels are of a picture, (H, W) bool: black is the margin of one that was turned or masked.
+
+    Args:
+        rgb: Picture, (H, W, 3) uint8.
+    """
+    return np.asarray(cv2.inRange(rgb, (0, 0, 0), (_BLACK, _BLACK, _BLACK))) == 0
 
 
 def white_balanced(part: NDArray[np.uint8], rgb: NDArray[np.uint8], white: float) -> NDArray[np.uint8]:

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from pydantic import Field
 
+from core.images.light import not_margin
 from core.settings import Settings
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ __all__ = ["Familiarity", "Stain", "fit_familiarity", "stain_colours"]
 _SIDE = 32
 _DARKEST, _NEXT = 0.1, 0.4
 """Shares of the pixels, from the darkest on, at which nucleus and cytoplasm end."""
-_BLACK = 12
-"""Level below which a pixel is no part of the picture, but what was filled in."""
 _NOISE = 4.0
 """Variance in squared 8-bit levels that every colour may have."""
 _WITHIN = 0.95
@@ -89,8 +88,9 @@ def stain_colours(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     Args:
         pixels: What `Preprocessing.prepare` gives, (H, W, 3) uint8.
     """
-    small = np.asarray(cv2.resize(pixels, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA), np.float64).reshape(-1, 3)
-    shown = small[small.max(axis=1) > _BLACK]
+    picture = np.asarray(cv2.resize(pixels, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA), np.uint8)
+    small = picture.astype(np.float64).reshape(-1, 3)
+    shown = small[not_margin(picture).ravel()]
     shown = small if len(shown) < _SIDE else shown
     shown = shown[np.argsort(shown.sum(axis=1), kind="stable")]
     parts = np.split(shown, [round(share * len(shown)) for share in (_DARKEST, _NEXT)])

@@ -105,7 +105,7 @@ def match_fields(finder: Finder, fields: Sequence[MarkedField], least: float) ->
 def choose_record(
     network: FinderNetwork, config: FinderConfig, training: Sequence[MarkedField], held_out: Sequence[MarkedField]
 ) -> FinderRecord:
-    """Choose the threshold with the largest F1 on held-out camera fields, and measure there.
+    """Choose the threshold by F1 on held-out camera fields (`best_threshold`), and measure there.
 
     Args:
         network: The trained network.
