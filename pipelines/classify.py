@@ -52,7 +52,7 @@ class ClassifySettings(Settings):
     cells: Literal["one", "all"] = Field("one", description="cells of each image; all: of camera fields, every one")
     gradcam: Literal["all", "flagged", "none"] = Field("all", description="which cells get a heatmap overlay")
     colour_map: Literal["jet", "turbo", "viridis", "inferno"] = Field("jet", description="colours of the heatmap")
-    batch_size: int = Field(32, ge=1, le=4096, description="images per forward pass")
+    batch_size: int = Field(32, ge=1, le=4096, description="images, or cells, per forward pass")
     limit: int | None = Field(None, ge=1, description="classify only the first so many images")
     resume: bool = Field(False, description="continue the run in RUN; what is finished is not done again")
     max_error_rate: float = Field(0.05, ge=0, le=1, description="share of unreadable files above which to exit with 1")

@@ -97,7 +97,7 @@ def train_finder(settings: TrainFinderSettings) -> int:
         {laboratory.name: laboratory.share for laboratory in laboratories} | {DRAWN: settings.drawn_share},
         device=choose_device(settings.device),
         checkpoint=work.checkpoint("finder"),
-        origin=f"{'random weights' if before is None else bundle.id}, {settings.data.resolve()}",
+        origin="random weights" if before is None else bundle.id,
         start=before,
     )
     if settings.resume and trainer.resume():

@@ -45,7 +45,7 @@ __all__ = ["Classified", "ClassifiedField", "Places", "Seen", "Service", "draw",
 _READY_S = 3.0
 _CHANGES = 5
 _CELLS_AT_ONCE = 32
-"""Cells of one image that are on their way to the classifiers at the same time."""
+"""Most cells of one image that are on their way to the classifiers at the same time."""
 
 _SPARES = 4
 """Threads, for each decoder, that may still be busy with what nobody waits for any more."""
@@ -122,6 +122,13 @@ class Places:
         self._service.occupy(images)
         self.taken += images
 
+    def take_free(self, most: int) -> int:
+        """Take as many more places as are free, none perhaps, and return how many."""
+        free = max(0, min(most, self._service.room()))
+        self._service.occupy(free)
+        self.taken += free
+        return free
+
 
 class Service:
     """What an ingress does with images, whatever protocol they came by.
@@ -159,13 +166,17 @@ class Service:
         """Return the bundle that images are prepared for at present."""
         return self._model or (await self.describe())[0]
 
+    def room(self) -> int:
+        """Return how many places are free."""
+        return self.settings.max_queue - self._taken
+
     def check_room(self, images: int = 1) -> None:
         """Refuse at once what could not be taken anyway.
 
         Raises:
             BusyError: With status 429.
         """
-        if self._taken + images > self.settings.max_queue:
+        if images > self.room():
             self.metrics.refused.inc()
             taken, places = self._taken, self.settings.max_queue
             raise BusyError(f"{taken} of {places} places are taken; come back later.", self.settings.retry_after_s)
@@ -223,16 +234,14 @@ class Service:
 
         Args:
             data: The file.
-            places: Places of the request; more are taken where there are several cells.
+            places: Places of the request; more are taken where there are several cells and room for them.
             gradcam: Whether maps are wanted.
 
         Raises:
-            BusyError: There is no room for so many cells.
             RequestError: There is no room at the classifiers, or none answers.
         """
-        most = self.settings.max_pixels
         return await self._classify(
-            lambda model, stop: _prepare_every(data, model, most, stop, draw=gradcam), places, gradcam=gradcam
+            lambda model, stop: _prepare_every(data, model, self.settings, stop, draw=gradcam), places, gradcam=gradcam
         )
 
     async def classify_pixels(self, rgb: NDArray[np.uint8], *, gradcam: bool) -> Classified | ImageError:
@@ -274,9 +283,10 @@ class Service:
 
         Args:
             prepare: Decodes and cuts out; runs in a thread.
-            places: Where more places are taken for more than one cell.
+            places: Where more places are taken for more than one cell; so many are classified at a time.
             gradcam: Whether maps are wanted.
         """
+        at_once = 1
         for _ in range(_CHANGES):
             model = await self.model()
             try:
@@ -284,11 +294,11 @@ class Service:
             except ImageError as error:
                 self.metrics.unusable.labels(error.code).inc()
                 return error
-            if places is not None and len(cut) > 1:
-                places.take(min(len(cut), _CELLS_AT_ONCE) - 1)
+            if places is not None:
+                at_once += places.take_free(min(len(cut), _CELLS_AT_ONCE) - at_once)
             cells: list[Classified] = []
-            for start in range(0, len(cut), _CELLS_AT_ONCE):
-                part = cut[start : start + _CELLS_AT_ONCE]
+            for start in range(0, len(cut), at_once):
+                part = cut[start : start + at_once]
                 found = await all_of(self._predict(Item(model.id, one, gradcam)) for one, _ in part)
                 cells += [
                     Classified(prediction, model, image, view)
@@ -370,10 +380,12 @@ def _prepare(image: bytes | NDArray[np.uint8], model: Model, max_pixels: int, st
         return [(prepared, seen.view)], seen
 
 
-def _prepare_every(data: bytes, model: Model, max_pixels: int, stop: Stop, *, draw: bool) -> _Cut:
+def _prepare_every(data: bytes, model: Model, settings: ServeSettings, stop: Stop, *, draw: bool) -> _Cut:
     """Decode and cut out every cell, each with its surroundings where they are drawn on. Runs in a thread."""
     with processing():
-        picture, prepared = prepare_cells(data, model.cells, max_pixels=max_pixels, check=stop.check)
+        picture, prepared = prepare_cells(
+            data, model.cells, max_pixels=settings.max_pixels, max_cells=settings.max_cells, check=stop.check
+        )
         stop.check()
         cells = [(one, View.around(picture.rgb, one.box) if draw else None) for one in prepared]
         return cells, _see(picture, draw=draw)

@@ -59,6 +59,7 @@ class ServeSettings(Settings):
         256 * _MIB, ge=1024, description="bodies held at once by an ingress, in bytes; beyond: 503"
     )
     max_pixels: int = Field(MAX_PIXELS, ge=256, le=MAX_PIXELS, description="largest image, in pixels")
+    max_cells: int = Field(500, ge=1, le=2_000, description="most white cells in one image, where all are asked for")
     max_images: int = Field(32, ge=1, le=10_000, description="most images in one request")
     timeout_s: float = Field(
         30.0, gt=0, description="seconds from the body's end until the answer, pictures included, is made; beyond: 504"

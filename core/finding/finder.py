@@ -14,6 +14,8 @@ from core.model.engine import fold_batch_norm
 from core.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     from numpy.typing import NDArray
     from torch import nn
@@ -96,7 +98,9 @@ class Finder:
         """Return the same finder on a device."""
         return self if torch.device(device) == self._device else Finder(self.network, self.record, device)
 
-    def find(self, rgb: NDArray[np.uint8], least: float | None = None) -> list[FoundCell]:
+    def find(
+        self, rgb: NDArray[np.uint8], least: float | None = None, check: Callable[[], object] | None = None
+    ) -> list[FoundCell]:
         """Find every white cell, in reading order; safe to call from several threads.
 
         Memory is bounded whatever the picture's size: of a large one, one tile at a time is looked at.
@@ -104,11 +108,14 @@ class Finder:
         Args:
             rgb: The picture, (H, W, 3) uint8.
             least: Score from which on something counts as a cell, instead of the record's.
+            check: Called before each look at a part of the picture; what it raises stops the search.
         """
         least = self.record.threshold if least is None else least
         found: list[FoundCell] = []
         with torch.inference_mode():
             for look in passes(rgb.shape[1], rgb.shape[0], self.record.side):
+                if check is not None:
+                    check()
                 pixels = torch.from_numpy(look.pixels(rgb))[None].to(self._device)
                 output = self._folded(normalise(pixels))[0]
                 found += look.cells(output.float().cpu().numpy(), least)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from core.data.boxes import read_boxes
 from core.errors import DataError
 from core.finding.passes import WHITE
 from core.images.cells import Box, cell_around, find_nucleus
@@ -75,7 +76,8 @@ def list_fields(laboratory: Laboratory) -> list[MarkedFile]:
 
     Where there are boxes, every image that they name is taken, and all its white cells must be marked. Otherwise the
     images are of one cell each, but for those of classes that are no white cells. Where sources are named, images
-    without one are left out.
+    without one are left out. Of fields, a half is every other field, and those with a label that is left out are, too:
+    whether it is a white cell is not known.
 
     Args:
         laboratory: Where the images are.
@@ -83,6 +85,19 @@ def list_fields(laboratory: Laboratory) -> list[MarkedFile]:
     Raises:
         DataError: Folder or boxes cannot be used.
     """
+    if laboratory.boxes is not None:
+        whole = laboratory.model_copy(update={"half": None, "ignored": []})
+        fields = _list_images(whole)
+        left_out = {
+            laboratory.path / cell.image for cell in read_boxes(laboratory.boxes) if cell.label in laboratory.ignored
+        }
+        first = 1 if laboratory.half == "odd" else 0
+        fields = sorted(fields, key=lambda file: file.path)[first :: 2 if laboratory.half else 1]
+        return [field for field in fields if field.path not in left_out]
+    return _list_images(laboratory)
+
+
+def _list_images(laboratory: Laboratory) -> list[MarkedFile]:
     known = sorted((laboratory.found_classes | set(laboratory.not_white)) - set(laboratory.unknown))
     names = [*known, *sorted(set(laboratory.unknown))]
     white = [name not in laboratory.not_white for name in names]

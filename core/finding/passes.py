@@ -99,10 +99,7 @@ class Pass(NamedTuple):
             rgb: The picture, (H, W, 3) uint8.
         """
         left, top, right, bottom = map(int, self.region)
-        part = rgb[top:bottom, left:right]
-        shrinks = self.width < right - left
-        size, filter_ = (self.width, self.height), cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        small = np.asarray(cv2.resize(part, size, interpolation=filter_), np.uint8)
+        small = _resized(rgb[top:bottom, left:right], self.width, self.height)
         shown = not_margin(small)
         small = white_balanced(small, small, WHITE)
         small[~shown] = WHITE
@@ -224,6 +221,19 @@ def mostly_unseen(box: Box, width: int, height: int) -> bool:
     beside = (box.left <= 1) != (box.right >= width - 1)
     above = (box.top <= 1) != (box.bottom >= height - 1)
     return (beside and above) or (beside and wide < _HALF_SEEN * high) or (above and high < _HALF_SEEN * wide)
+
+
+def _resized(rgb: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    """Resize a picture; one that gets much smaller in two steps.
+
+    The mean of a whole number of pixels is several times faster than that of parts of pixels, so the picture is first
+    resized to a multiple of the size.
+    """
+    times = min(rgb.shape[1] // width, rgb.shape[0] // height)
+    if times >= 2:
+        rgb = np.asarray(cv2.resize(rgb, (times * width, times * height), interpolation=cv2.INTER_LINEAR), np.uint8)
+    filter_ = cv2.INTER_AREA if times >= 1 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(rgb, (width, height), interpolation=filter_), np.uint8)
 
 
 def _at_edge(box: Box, width: int, height: int) -> bool:

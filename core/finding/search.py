@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from core.errors import ImageError
 from core.finding.passes import FoundCell, mostly_unseen
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -60,18 +63,30 @@ class CellSearch:
         main = max(found, key=lambda cell: cell.score)
         return replace(self._prepared(rgb, main), others=sum(cell is not main for cell in certain))
 
-    def prepare_every(self, rgb: NDArray[np.uint8]) -> list[Prepared]:
+    def prepare_every(
+        self, rgb: NDArray[np.uint8], *, most: int | None = None, check: Callable[[], object] | None = None
+    ) -> list[Prepared]:
         """Prepare every white cell of a picture, in reading order; none where there is none.
 
         Without a learned finder that is the one cell which the preprocessing finds.
 
         Args:
             rgb: Decoded picture, (H, W, 3) uint8.
+            most: Refuse pictures with more cells than this.
+            check: Called between the steps of the search; what it raises stops it.
+
+        Raises:
+            ImageError: With code ``too-many-cells``.
         """
         if self.finder is None or self.preprocessing.cell is None:
             one = self.preprocessing.prepare(rgb)
             return [one] if one.found else []
-        return [self._prepared(rgb, cell) for cell in self.finder.find(rgb)]
+        found = self.finder.find(rgb, check=check)
+        if most is not None and len(found) > most:
+            raise ImageError(
+                "too-many-cells", f"The picture shows {len(found):,} cells, more than {most:,}. Cut it up."
+            )
+        return [self._prepared(rgb, cell) for cell in found]
 
     def _prepared(self, rgb: NDArray[np.uint8], cell: FoundCell) -> Prepared:
         hidden = mostly_unseen(cell.box, rgb.shape[1], rgb.shape[0])

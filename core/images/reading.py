@@ -103,6 +103,7 @@ def prepare_cells(
     cells: CellSearch,
     *,
     max_pixels: int = MAX_PIXELS,
+    max_cells: int | None = None,
     check: Callable[[], object] | None = None,
 ) -> tuple[Picture, list[Prepared]]:
     """Decode one image and cut out an input for each of its white cells; safe to call from several threads.
@@ -111,7 +112,8 @@ def prepare_cells(
         image: A whole file, or pixels that are decoded already, (H, W, 3) uint8 RGB.
         cells: What finds and prepares them.
         max_pixels: Refuse pictures with more pixels than this.
-        check: Called between decoding and preparing; what it raises stops the work.
+        max_cells: Refuse pictures with more cells than this.
+        check: Called between the steps; what it raises stops the work.
 
     Raises:
         ImageError: The image cannot be used.
@@ -120,7 +122,7 @@ def prepare_cells(
         picture = _picture(image, max_pixels)
         if check is not None:
             check()
-        return picture, cells.prepare_every(picture.rgb)
+        return picture, cells.prepare_every(picture.rgb, most=max_cells, check=check)
 
 
 def read_file(path: Path) -> bytes:

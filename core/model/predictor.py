@@ -17,7 +17,7 @@ from core.model.gradcam import normalise_maps
 from core.model.prediction import Prediction
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -94,6 +94,19 @@ class Predictor:
         logits = outputs.logits.float().cpu().numpy()
         probabilities = self.bundle.record.confidence.probabilities(logits).astype(np.float32)
         return [self._describe(*row) for row in zip(probabilities, energy(logits), images, cams, strict=True)]
+
+    def predict_in_batches(
+        self, images: Sequence[Prepared], size: int, *, gradcam: bool = True
+    ) -> Iterator[Prediction]:
+        """Classify any number of cells, in order.
+
+        Args:
+            images: What `prepare_every` gave, of one picture or of several.
+            size: Most cells in one forward pass.
+            gradcam: Whether each prediction carries its map.
+        """
+        for start in range(0, len(images), size):
+            yield from self.predict(images[start : start + size], gradcam=gradcam)
 
     def _gradcam(self, outputs: Outputs, classes: torch.Tensor) -> list[Heatmap]:
         maps = normalise_maps(self._engine.gradcam(outputs, classes)).float().cpu().numpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 from typing import TYPE_CHECKING
 
@@ -78,7 +79,8 @@ class FinderTrainer:
         shares: How often each laboratory's fields are drawn, relative to the others'; evenly where none is named.
         device: Torch device.
         checkpoint: File that holds the state.
-        origin: Words that say what the fields are; a checkpoint continues only a run of the same ones.
+        origin: Words that say what the network begins with; a checkpoint continues only a run that began alike, on
+            the same fields.
         start: Network to start from; otherwise random weights.
     """
 
@@ -95,7 +97,8 @@ class FinderTrainer:
     ) -> None:
         self.config, self.step = config, 0
         self._fields, self._device, self._checkpoint, self._origin = fields, torch.device(device), checkpoint, origin
-        self._likely = _likely(fields, shares or {})
+        self._shares = dict(sorted((shares or {}).items()))
+        self._likely = _likely(fields, self._shares)
         torch.manual_seed(config.seed)
         network = copy.deepcopy(start) if start else FinderNetwork()
         self._network = network.to(self._device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -171,7 +174,16 @@ class FinderTrainer:
         return float(loss.detach())
 
     def _identity(self) -> dict[str, object]:
-        return {"config": self.config.model_dump(mode="json"), "origin": self._origin, "fields": len(self._fields)}
+        content = hashlib.sha256()
+        for field in self._fields:
+            content.update(f"{field.file.laboratory}/{field.file.path.name}/{field.pixels.shape}".encode())
+            content.update(field.boxes.tobytes())
+        return {
+            "config": self.config.model_dump(mode="json"),
+            "origin": self._origin,
+            "fields": content.hexdigest(),
+            "shares": self._shares,
+        }
 
     def _save(self) -> None:
         if self._checkpoint is None:

@@ -8,7 +8,6 @@ import warnings
 from collections import Counter, deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -117,7 +116,7 @@ class PartClassifier:
         refused: list[_Refused] = []
         unfamiliar: Counter[str] = Counter()
         sheets = ThumbnailSheets()
-        while batch := list(islice(loaded, self._images_at_once)):
+        while batch := self._next_batch(loaded):
             refused += [item for item in batch if isinstance(item, _Refused)]
             for item in (item for item in batch if isinstance(item, _Loaded)):
                 for _, view in item.cells or [(None, item.field)]:
@@ -173,15 +172,31 @@ class PartClassifier:
                 raise TooLittleMemoryError(errno.ENOMEM, error.message, entry.image) from error
             raise
 
+    def _next_batch(self, loaded: Iterator[_Loaded | _Refused]) -> list[_Loaded | _Refused]:
+        """Take images until a batch of the network is full; the last of them may have more cells than fit in."""
+        batch: list[_Loaded | _Refused] = []
+        for item in loaded:
+            batch.append(item)
+            if len(batch) == self._images_at_once or sum(map(_cells_of, batch)) >= self._settings.batch_size:
+                break
+        return batch
+
     def _load_ahead(self, entries: Sequence[Entry]) -> Iterator[_Loaded | _Refused]:
         """Decode in the background, a few batches ahead of the network and no more."""
         waiting: deque[Future[_Loaded | _Refused]] = deque()
         for entry in entries:
             waiting.append(self._pool.submit(self._load, entry))
-            if len(waiting) > _BATCHES_AHEAD * self._images_at_once:
+            while waiting and self._is_ahead(waiting):
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+    def _is_ahead(self, waiting: deque[Future[_Loaded | _Refused]]) -> bool:
+        """Whether enough images, or enough cells of images that are decoded already, wait for the network."""
+        cells = sum(_cells_of(future.result()) for future in waiting if future.done() and not future.exception())
+        return (
+            len(waiting) > _BATCHES_AHEAD * self._images_at_once or cells > _BATCHES_AHEAD * self._settings.batch_size
+        )
 
     def _load_carefully(self, entries: Sequence[Entry], attempts: PartAttempts) -> Iterator[_Loaded | _Refused]:
         """Decode one file at a time, on record: a file that ends the process is left out the next time."""
@@ -199,7 +214,7 @@ class PartClassifier:
         """Classify the cells of a batch of images, draw, return their rows; count each slide's unfamiliar cells."""
         wanted = self._settings.gradcam
         inputs = [prepared for item in items for prepared, _ in item.cells]
-        predictions = iter(self._predict(inputs))
+        predictions = self._predictor.predict_in_batches(inputs, self._settings.batch_size, gradcam=wanted != "none")
         rows: list[dict[str, Any]] = []
         for item in items:
             if not item.cells:
@@ -216,12 +231,6 @@ class PartClassifier:
                 path = overlay_path(item.entry.slide, item.entry.image, 0)
                 self._write_picture(path, item.field.with_boxes(drawn))
         return rows
-
-    def _predict(self, inputs: list[Prepared]) -> Iterator[Prediction]:
-        """Classify cells, no more at once than a batch."""
-        size = self._settings.batch_size
-        for start in range(0, len(inputs), size):
-            yield from self._predictor.predict(inputs[start : start + size], gradcam=self._settings.gradcam != "none")
 
     def _row(self, item: _Loaded, number: int, prediction: Prediction, gradcam: str | None) -> dict[str, Any]:
         bundle = self._predictor.bundle
@@ -270,6 +279,10 @@ class PartClassifier:
             path = short_overlay_path(path)
             self._run.folder.write_plain(path, data)
         return path
+
+
+def _cells_of(item: _Loaded | _Refused) -> int:
+    return len(item.cells) if isinstance(item, _Loaded) else 0
 
 
 def _errors_table(refused: Sequence[_Refused]) -> pa.Table:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["measure_fields"]
 
 _AT_ONCE = 16
+_BATCH = 64
 
 
 def measure_fields(
@@ -76,7 +77,7 @@ def _counts(labelled: Counter[tuple[Path, int]], path: Path, classes: int) -> np
 
 def _match(predictor: Predictor, file: MarkedFile, cells: list[Prepared], truth: np.ndarray) -> FieldMatch:
     found = [FoundCell(cell.cell, cell.score) for cell in cells if cell.cell is not None and cell.score is not None]
-    predictions = predictor.predict(cells, gradcam=False)
+    predictions = predictor.predict_in_batches(cells, _BATCH, gradcam=False)
     identified = Counter(one.label for one in predictions if one.flag not in UNIDENTIFIED)
     counted = np.array([identified[name] for name in predictor.bundle.class_names])
     return replace(match_field(found, file.boxes or (), file.slide), labelled=truth, counted=counted)

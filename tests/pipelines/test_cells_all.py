@@ -94,11 +94,11 @@ def test_the_counts_add_up(done: Path) -> None:
 def test_a_run_of_fields_continues_to_the_same_rows(
     done: Path, slides: Path, field_bundle: Path, in_this_process: None, tmp_path: Path
 ) -> None:
-    again = run(field_bundle, slides, tmp_path / "run")
+    again = run(field_bundle, slides, tmp_path / "run", batch_size=2)
     (sorted((again / "predictions").glob("*.parquet"))[1]).unlink()
     record = json.loads((again / "run.json").read_text())
     (again / "run.json").write_text(json.dumps(record | {"state": "running"}))
-    run(field_bundle, slides, again, resume=True)
+    run(field_bundle, slides, again, resume=True, batch_size=2)
     pd.testing.assert_frame_equal(rows(again), rows(done))
 
 

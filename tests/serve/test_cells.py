@@ -83,10 +83,17 @@ def test_one_cell_says_that_there_are_others(settings: ServeSettings) -> None:
     assert found["cell"] is None
 
 
-def test_a_field_takes_a_place_for_each_cell(settings: ServeSettings) -> None:
-    status, found = ask(settings.model_copy(update={"max_queue": 2}), FIELD, "cells=all")
-    assert status == 429
-    assert found["error"]["code"]
+def test_a_field_with_more_cells_than_places_takes_its_turns(settings: ServeSettings) -> None:
+    status, found = ask(settings.model_copy(update={"max_queue": 1, "max_images": 1}), FIELD, "cells=all")
+    assert status == 200
+    assert len(found["cells"]) == 3
+
+
+def test_a_field_with_too_many_cells_is_refused(settings: ServeSettings) -> None:
+    status, found = ask(settings.model_copy(update={"max_cells": 2}), FIELD, "cells=all")
+    assert status == 422
+    assert found["error"]["code"] == "too-many-cells"
+    assert "3 cells" in found["error"]["message"]
 
 
 def test_files_of_a_form_have_a_result_or_an_error_each(settings: ServeSettings) -> None:

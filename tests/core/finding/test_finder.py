@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -169,6 +170,17 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
     FinderTrainer(drawn_fields(1), config(steps=1), checkpoint=checkpoint).fit()
     with pytest.raises(SettingsError, match="other settings"):
         FinderTrainer(drawn_fields(1), config(steps=2), checkpoint=checkpoint).resume()
+
+
+def test_a_checkpoint_of_other_boxes_or_shares_is_refused(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "finder.safetensors"
+    (field,) = drawn_fields(1)
+    FinderTrainer([field], config(steps=1), {"drawn": 1.0}, checkpoint=checkpoint).fit()
+    assert FinderTrainer([field], config(steps=1), {"drawn": 1.0}, checkpoint=checkpoint).resume()
+    moved = replace(field, boxes=field.boxes + 1)
+    for fields, shares in (([moved], {"drawn": 1.0}), ([field], {"drawn": 0.5})):
+        with pytest.raises(SettingsError, match="other data"):
+            FinderTrainer(fields, config(steps=1), shares, checkpoint=checkpoint).resume()
 
 
 @pytest.mark.slow

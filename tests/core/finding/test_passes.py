@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
@@ -17,6 +18,8 @@ from core.finding.passes import (
     without_platelets,
 )
 from core.images.cells import Box
+from core.images.drawings import draw_smear
+from core.images.light import not_margin, white_balanced
 
 
 def empty_output(look: Pass) -> np.ndarray:
@@ -49,6 +52,18 @@ def test_a_large_picture_is_looked_at_in_overlapping_tiles_too() -> None:
 def test_a_huge_picture_is_looked_at_in_steps() -> None:
     sides = {look.region.right - look.region.left for look in passes(12_000, 12_000, 256)}
     assert sides == {12_000, 1024, 4096}
+
+
+@pytest.mark.parametrize("size", [(640, 480), (1440, 900), (416, 416), (3000, 1000), (1000, 3)])
+def test_a_picture_is_made_smaller_as_by_the_mean_of_its_pixels(size: tuple[int, int]) -> None:
+    rgb, _ = draw_smear(["NEUTROPHIL"], np.random.default_rng(0), width=size[0], height=max(400, size[1]))
+    rgb = rgb[: size[1]]
+    (look, *_) = passes(*size, 256)
+    exact = np.asarray(cv2.resize(rgb, (look.width, look.height), interpolation=cv2.INTER_AREA))
+    exact[~not_margin(exact)] = WHITE
+    exact = white_balanced(exact, exact, WHITE)
+    difference = np.abs(look.pixels(rgb)[: look.height, : look.width].astype(int) - exact)
+    assert difference.mean() < 1.5
 
 
 def test_what_lies_past_a_picture_is_white() -> None:
