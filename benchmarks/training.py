@@ -27,6 +27,7 @@ from core.finding.search import CellSearch
 from core.model.network import build_network
 from core.training.recipe import load_recipe
 from core.training.trainer import Epoch, Trainer, has_bfloat16
+from runtime.training import take_cores
 
 
 def main() -> None:
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
+    take_cores(None)
     recipe = load_recipe(options.recipe)
     data = read_class_folders(options.data)
     chosen = data.samples[:: max(1, len(data.samples) // options.images)]

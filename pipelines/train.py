@@ -8,7 +8,6 @@ from pathlib import Path
 if __package__ in {None, ""}:  # started as a script: let the project's packages be found, not this folder's files
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import torch
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
@@ -22,7 +21,7 @@ from pipelines.training.samples import write_samples
 from pipelines.training.work_folder import WorkFolder
 from runtime.command import refuse_existing, run_command
 from runtime.progress import say
-from runtime.training import prepare_run
+from runtime.training import prepare_run, take_cores
 
 __all__ = ["TrainSettings", "main", "train"]
 
@@ -99,13 +98,7 @@ def train(settings: TrainSettings) -> int:
         raise SettingsError("one-fold", "One fold leaves nothing to train on; give --folds 0 or at least 2.")
     settings.check_in_turn()
     work = WorkFolder(settings.out, resume=settings.resume)
-    torch.set_num_threads(settings.threads or torch.get_num_threads())
-    run = prepare_run(
-        settings,
-        device=settings.device,
-        threads=torch.get_num_threads(),
-        start=start,
-    )
+    run = prepare_run(settings, device=settings.device, threads=take_cores(settings.threads), start=start)
     networks = Networks(run, work, resume=settings.resume)
     trained = networks.with_folds(settings.folds) if settings.folds else networks.with_validation()
     away = networks.away(settings.in_turn) if settings.in_turn else None

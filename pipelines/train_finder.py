@@ -8,7 +8,6 @@ from pathlib import Path
 if __package__ in {None, ""}:  # started as a script: let the project's packages be found, not this folder's files
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import torch
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
@@ -23,6 +22,7 @@ from pipelines.training.finding import choose_record, describe, load_fields_of, 
 from pipelines.training.work_folder import WorkFolder
 from runtime.command import refuse_existing, run_command
 from runtime.progress import Progress, say
+from runtime.training import take_cores
 
 __all__ = ["TrainFinderSettings", "main", "train_finder"]
 
@@ -79,8 +79,7 @@ def train_finder(settings: TrainFinderSettings) -> int:
     bundle = load_bundle(settings.start, with_replay=True)
     laboratories = settings.laboratories()
     work = WorkFolder(settings.out, resume=settings.resume)
-    torch.set_num_threads(settings.threads or torch.get_num_threads())
-    fields = load_fields_of(laboratories, torch.get_num_threads())
+    fields = load_fields_of(laboratories, take_cores(settings.threads))
     training, held_out = split_by_slide(fields, settings.validation_share, settings.seed)
     say(describe(training, held_out))
     before = None if settings.anew or bundle.finder is None else bundle.finder.network

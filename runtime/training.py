@@ -1,8 +1,12 @@
-"""Prepare a training run and tell the user about it: progress, warnings, images that are left out."""
+"""Prepare a training run and tell the user about it: cores, progress, warnings, images that are left out."""
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from typing import TYPE_CHECKING
+
+import torch
 
 from core.data.laboratories import TrainingData
 from core.training.run import TrainingRun
@@ -14,7 +18,28 @@ if TYPE_CHECKING:
     from core.model.bundle import Bundle
     from core.training.run import TrainingSettings
 
-__all__ = ["prepare_run"]
+__all__ = ["prepare_run", "take_cores"]
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""Numbers of glibc's options (mallopt(3))."""
+
+
+def take_cores(threads: int | None) -> int:
+    """Let torch compute with so many threads in this process, and return how many.
+
+    On Linux, memory that a step of training frees is kept for the next one. Otherwise the C library gives it back to
+    the system and asks for it again, page by page.
+
+    Args:
+        threads: Number of threads; None: as many as torch has chosen.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_MMAP_THRESHOLD, 2**30)
+        mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    return torch.get_num_threads()
 
 
 def prepare_run(

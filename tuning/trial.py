@@ -16,6 +16,7 @@ from ray import tune
 from core.errors import DataError
 from core.model.network import build_network
 from core.training.trainer import Epoch, Trainer
+from runtime.training import take_cores
 from tuning.checkpoints import TRAINER, WEIGHTS, newest_first, save_weights
 from tuning.space import configure
 
@@ -72,7 +73,7 @@ def run_trial(config: dict[str, Any], data: TrialData) -> None:
         data: What all trials share.
     """
     started = time.monotonic()
-    torch.set_num_threads(data.threads)
+    take_cores(data.threads)
     cv2.setNumThreads(data.threads)
     with tempfile.TemporaryDirectory(prefix="trial-") as folder:
         attempt = _Attempt(config, data, Path(folder), started)
