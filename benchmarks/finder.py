@@ -1,6 +1,6 @@
 """How well the learned finder finds white cells, what it costs, and what it does to the classes.
 
-    python benchmarks/finder.py DATA --work WORK [--steps N]
+    python benchmarks/finder.py DATA --work WORK [--steps N] [--parts found speed classes large]
 
 DATA is the folder of real images (`blood-cells`, `labs`). Trains one finder without Bangkok and one with half of its
 slides (into WORK; what is there is used), both with half of Raabin's images and with drawn fields, and prints:
@@ -37,9 +37,8 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import balanced_accuracy_score
 
 from core.data.image_set import load_images
-from core.data.laboratories import Laboratory
+from core.data.laboratories import Laboratory, read_laboratories
 from core.evaluation.detection import (
-    FieldMatch,
     average_precision,
     match_field,
     measure_finding,
@@ -57,6 +56,7 @@ from core.model.bundle import Bundle, load_bundle
 from core.model.predictor import Predictor, cell_search
 from core.training.finder import FinderConfig, FinderTrainer
 from core.training.trainer import predict_logits
+from pipelines.train_finder import TrainFinderSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -64,8 +64,7 @@ if TYPE_CHECKING:
     from core.evaluation.scores import Interval
 
 _LOWEST = 0.02
-_SHARES = {"bccd": 0.7, "barcelona": 0.8, DRAWN: 0.3}
-"""As in ``models/finder.yaml`` and its command."""
+_PARTS = ("found", "speed", "classes", "large")
 
 
 def main() -> None:
@@ -76,19 +75,41 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000, help="training steps")
     parser.add_argument("--bundle", type=Path, default=PROJECT / "models" / "blood-cells")
     parser.add_argument("--compare", type=Path, help="a bundle that learned from what a finder cut out")
+    parser.add_argument("--parts", nargs="*", default=list(_PARTS), choices=_PARTS, help="what to measure")
     options = parser.parse_args()
     data: Path = options.data
-    options.work.mkdir(parents=True, exist_ok=True)
+    bundle = load_bundle(options.bundle)
+    if bundle.finder is None:
+        parser.error(f"{options.bundle} has no finder")
+    if "found" in options.parts:
+        options.work.mkdir(parents=True, exist_ok=True)
+        print_every_finding(data, options.work, options.steps, bundle.finder.record)
+    if "speed" in options.parts:
+        print_speed(bundle, bundle.finder, bccd_test_fields(data))
+    if "classes" in options.parts:
+        preprocessing = bundle.record.preprocessing
+        compared = {
+            "by colour": (bundle, CellSearch(preprocessing)),
+            "the same network, by the finder": (bundle, CellSearch(preprocessing, bundle.finder.cutting_out())),
+        }
+        if options.compare:
+            other = load_bundle(options.compare)
+            compared[f"{options.compare.name}, as it cuts out"] = (other, cell_search(other))
+        print_classes(compared, data)
+    if "large" in options.parts:
+        print_large(bundle.finder)
+
+
+def print_every_finding(data: Path, work: Path, steps: int, record: FinderRecord) -> None:
+    """Print how finders do on what they did not learn from; train them if they are not there."""
     files = {laboratory.name: list_fields(laboratory) for laboratory in laboratories_of(data)}
     raabin = [file for file in files.pop("txl") if cv2.imread(str(file.path)).shape[0] == 575]
     near, far = halves(raabin)
     learned = [*files["bccd"], *files["barcelona"], *near]
     known, other = halves(files["bangkok"])
-    bundle = load_bundle(options.bundle)
-    record = bundle.finder.record if bundle.finder else FinderRecord.model_validate({})
     finders = {
-        "without Bangkok": trained(options.work / "without-bangkok", learned, options.steps, record),
-        "with half of Bangkok": trained(options.work / "half-bangkok", [*learned, *known], options.steps, record),
+        "without Bangkok": trained(work / "without-bangkok", learned, steps, record),
+        "with half of Bangkok": trained(work / "half-bangkok", [*learned, *known], steps, record),
     }
     test = bccd_test_fields(data)
     print("\n| finder | fields | recall | precision | recall at precision 80 % | average precision |")
@@ -99,18 +120,6 @@ def main() -> None:
             print_found(name, where, chosen, finder)
     for where, chosen in (("Bangkok", files["bangkok"]), ("BCCD TEST", test), ("Raabin, other half", far)):
         print_found("purple-otsu, one cell", where, chosen, None)
-    finder = bundle.finder or finders["with half of Bangkok"]
-    print_speed(bundle, finder, test)
-    preprocessing = bundle.record.preprocessing
-    compared = {
-        "by colour": (bundle, CellSearch(preprocessing)),
-        "the same network, by the finder": (bundle, CellSearch(preprocessing, finder.cutting_out())),
-    }
-    if options.compare:
-        other = load_bundle(options.compare)
-        compared[f"{options.compare.name}, as it cuts out"] = (other, cell_search(other))
-    print_classes(compared, data)
-    print_large(finder)
 
 
 def laboratories_of(data: Path) -> list[Laboratory]:
@@ -147,7 +156,7 @@ def trained(place: Path, files: Sequence[MarkedFile], steps: int, record: Finder
     else:
         checkpoint = place.with_suffix(".checkpoint")
         everything = [*load_fields(files, 640)[0], *draw_fields(150, 0)]
-        trainer = FinderTrainer(everything, config, _SHARES, checkpoint=checkpoint, origin=place.name)
+        trainer = FinderTrainer(everything, config, shipped_shares(), checkpoint=checkpoint, origin=place.name)
         trainer.resume()
         started = time.perf_counter()
         trainer.fit(lambda step, loss: print(step, round(loss, 3), file=sys.stderr) if step % 100 == 0 else None)
@@ -157,15 +166,19 @@ def trained(place: Path, files: Sequence[MarkedFile], steps: int, record: Finder
     return Finder(network, record)
 
 
-def match(file: MarkedFile, finder: Finder | None, least: float | None = None) -> FieldMatch:
-    """Look for cells in a file's image, at its own size."""
+def shipped_shares() -> dict[str, float]:
+    """Return how often each laboratory's images are shown to the finder that ships."""
+    shares = {laboratory.name: laboratory.share for laboratory in read_laboratories(PROJECT / "models" / "finder.yaml")}
+    return shares | {DRAWN: TrainFinderSettings.model_fields["drawn_share"].default}
+
+
+def look_for_cells(file: MarkedFile, finder: Finder | None) -> list[FoundCell]:
+    """Return all that may be a cell in a file's image, at its own size."""
     rgb = decode(file.path.read_bytes()).rgb
     if finder is not None:
-        found = finder.find(rgb, least)
-    else:
-        nucleus = find_nucleus(rgb)
-        found = [] if nucleus is None else [FoundCell(cell_around(rgb, nucleus), 1.0)]
-    return match_field(found, file.boxes or (), file.slide)
+        return finder.find(rgb, _LOWEST)
+    nucleus = find_nucleus(rgb)
+    return [] if nucleus is None else [FoundCell(cell_around(rgb, nucleus), 1.0)]
 
 
 def bccd_test_fields(data: Path) -> list[MarkedFile]:
@@ -205,8 +218,11 @@ def fingerprint(path: Path) -> np.ndarray:
 
 def print_found(name: str, where: str, files: Sequence[MarkedFile], finder: Finder | None) -> None:
     """Print how a finder does on some files."""
-    finding = measure_finding([match(file, finder) for file in files])
-    every = [match(file, finder, _LOWEST) for file in files]
+    looked = [(file, look_for_cells(file, finder)) for file in files]
+    every = [match_field(found, file.boxes or (), file.slide) for file, found in looked]
+    least = finder.record.threshold if finder else 0.0
+    certain = [(file, [cell for cell in found if cell.score >= least]) for file, found in looked]
+    finding = measure_finding([match_field(found, file.boxes or (), file.slide) for file, found in certain])
     curve = [recall_precision(every, threshold) for threshold in np.arange(_LOWEST, 1, 0.01)]
     most = max((recall for recall, precision in curve if precision >= 0.8), default=0.0)
     print(
