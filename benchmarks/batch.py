@@ -33,8 +33,9 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
 from core.images.decoder import decode
 from core.model.bundle import load_bundle
-from core.model.engine import fold_batch_norm, forward
-from core.model.gradcam import normalise_maps, one_pass_gradcam
+from core.model.engine import normalise_maps
+from core.model.gradcam import one_pass_gradcam
+from core.model.torch_engine import fold_batch_norm, forward
 from pipelines.classification.slides import list_slides
 from pipelines.classification.storage import open_folder
 
@@ -87,7 +88,8 @@ def gradcam_seconds(network: torch.nn.Module, batch: torch.Tensor) -> tuple[floa
     started = time.perf_counter()
     with torch.inference_mode():
         outputs = forward(network, batch)
-        normalise_maps(one_pass_gradcam(outputs.feature_map, network.get_classifier().weight, classes)).numpy()
+        maps = one_pass_gradcam(outputs.feature_map, network.get_classifier().weight, classes)
+        normalise_maps(maps.numpy())
     ours = time.perf_counter() - started
     with GradCAM(network, [network.get_submodule("layer4" if hasattr(network, "layer4") else "bn2")]) as package:
         started = time.perf_counter()

@@ -44,16 +44,17 @@ from core.evaluation.detection import (
     measure_finding,
     recall_precision,
 )
-from core.finding.finder import Finder, FinderRecord
 from core.finding.marked import DRAWN, MarkedFile, draw_fields, list_fields, load_fields
+from core.finding.network import FinderNetwork
 from core.finding.passes import FoundCell
 from core.finding.search import CellSearch
+from core.finding.torch_finder import TorchFinder
 from core.images.cells import cell_around, find_nucleus
 from core.images.decoder import decode
 from core.images.drawings import CLASS_NAMES, draw_smear
 from core.images.overlay import encode_jpeg
 from core.model.bundle import Bundle, load_bundle
-from core.model.predictor import Predictor, cell_search
+from core.model.predictor import Predictor
 from core.training.finder import FinderConfig, FinderTrainer
 from core.training.trainer import predict_logits
 from pipelines.train_finder import TrainFinderSettings
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from core.evaluation.scores import Interval
+    from core.finding.record import FinderRecord
 
 _LOWEST = 0.02
 _PARTS = ("found", "speed", "classes", "large")
@@ -94,7 +96,7 @@ def main() -> None:
         }
         if options.compare:
             other = load_bundle(options.compare)
-            compared[f"{options.compare.name}, as it cuts out"] = (other, cell_search(other))
+            compared[f"{options.compare.name}, as it cuts out"] = (other, other.cell_search())
         print_classes(compared, data)
     if "large" in options.parts:
         print_large(bundle.finder)
@@ -146,11 +148,11 @@ def halves(files: Sequence[MarkedFile]) -> tuple[list[MarkedFile], list[MarkedFi
     return [file for file in files if file.slide in first], [file for file in files if file.slide not in first]
 
 
-def trained(place: Path, files: Sequence[MarkedFile], steps: int, record: FinderRecord) -> Finder:
+def trained(place: Path, files: Sequence[MarkedFile], steps: int, record: FinderRecord) -> TorchFinder:
     """Return a finder that learned from these files; train it if it is not there."""
     weights = place.with_suffix(".safetensors")
     config = FinderConfig.model_validate({"steps": steps})
-    network = record.build_network().eval()
+    network = FinderNetwork(record.widths, record.blocks).eval()
     if weights.exists():
         network.load_state_dict(load_file(weights))
     else:
@@ -163,7 +165,7 @@ def trained(place: Path, files: Sequence[MarkedFile], steps: int, record: Finder
         print(f"{place.name}: {time.perf_counter() - started:.0f} s", file=sys.stderr)
         network.load_state_dict(trainer.network.state_dict())
         save_file(network.state_dict(), weights)
-    return Finder(network, record)
+    return TorchFinder(network, record)
 
 
 def shipped_shares() -> dict[str, float]:
@@ -172,7 +174,7 @@ def shipped_shares() -> dict[str, float]:
     return shares | {DRAWN: TrainFinderSettings.model_fields["drawn_share"].default}
 
 
-def look_for_cells(file: MarkedFile, finder: Finder | None) -> list[FoundCell]:
+def look_for_cells(file: MarkedFile, finder: TorchFinder | None) -> list[FoundCell]:
     """Return all that may be a cell in a file's image, at its own size."""
     rgb = decode(file.path.read_bytes()).rgb
     if finder is not None:
@@ -216,7 +218,7 @@ def fingerprint(path: Path) -> np.ndarray:
     return vector / np.linalg.norm(vector)
 
 
-def print_found(name: str, where: str, files: Sequence[MarkedFile], finder: Finder | None) -> None:
+def print_found(name: str, where: str, files: Sequence[MarkedFile], finder: TorchFinder | None) -> None:
     """Print how a finder does on some files."""
     looked = [(file, look_for_cells(file, finder)) for file in files]
     every = [match_field(found, file.boxes or (), file.slide) for file, found in looked]
@@ -239,7 +241,7 @@ def share(interval: Interval) -> str:
     return f"{interval.value:.1%} ({interval.low:.1%} to {interval.high:.1%})"
 
 
-def print_speed(bundle: Bundle, finder: Finder, files: Sequence[MarkedFile]) -> None:
+def print_speed(bundle: Bundle, finder: TorchFinder, files: Sequence[MarkedFile]) -> None:
     """Print what each step of one image takes on one thread."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
@@ -285,7 +287,7 @@ def print_classes(compared: dict[str, tuple[Bundle, CellSearch]], data: Path) ->
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
-def print_large(finder: Finder) -> None:
+def print_large(finder: TorchFinder) -> None:
     """Print what a drawn picture of 5,000 x 5,000 pixels with 300 cells takes, and how many are found."""
     rng = np.random.default_rng(0)
     rows: list[np.ndarray] = []

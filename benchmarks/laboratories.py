@@ -43,7 +43,6 @@ from core.evaluation.scores import Predicted, evaluate
 from core.model.adaptation import adapt_statistics, even_batches
 from core.model.bundle import Bundle, load_bundle, round_weights
 from core.model.confidence import energy
-from core.model.predictor import cell_search
 from core.training.run import TrainingRun
 from core.training.trainer import predict_logits
 from pipelines.classification.adaptation import MOST_IMAGES, SHARE
@@ -141,7 +140,7 @@ class Images:
         self.class_names = bundle.class_names
         self.preprocessing: Preprocessing = bundle.record.preprocessing
         self.sets: dict[str, ImageSet] = {
-            name: load_images(laboratory.read(self.class_names).samples, cell_search(bundle))
+            name: load_images(laboratory.read(self.class_names).samples, bundle.cell_search())
             for name, laboratory in laboratories.items()
         }
 

@@ -14,7 +14,9 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from core.errors import LeukorayError
-from core.model.bundle import Bundle, load_bundle
+from core.model.bundle import Bundle
+from core.model.opening import EngineName, choose_engine, open_bundle
+from core.model.record import read_bundle
 from core.settings import Settings
 from pipelines.classification.adaptation import adapt_for_run
 from pipelines.classification.journal import Journal
@@ -48,7 +50,8 @@ class ClassifySettings(Settings):
     slides: CliPositionalArg[str] = Field(description="folder of slides", repr=False)
     out: str = Field(description="folder for the results; new, or a run to continue with --resume", repr=False)
     model: Path = Field(SHIPPED_BUNDLE, description="bundle (default: the one that ships)")
-    adapt: bool = Field(False, description="first adapt the bundle to the stain and camera of the slides (no labels)")
+    engine: EngineName = Field("auto", description="what runs the network; auto: openvino on CPUs if MODEL has it")
+    adapt: bool = Field(False, description="first adapt the bundle to the slides' stain and camera (no labels; torch)")
     cells: Literal["one", "all"] = Field("one", description="cells of each image; all: of camera fields, every one")
     gradcam: Literal["all", "flagged", "none"] = Field("all", description="which cells get a heatmap overlay")
     colour_map: Literal["jet", "turbo", "viridis", "inferno"] = Field("jet", description="colours of the heatmap")
@@ -77,19 +80,18 @@ def classify(settings: ClassifySettings) -> int:
         LeukorayError: Bundle, slides or options cannot be used, or where the run cannot go on.
     """
     started = time.perf_counter()
-    bundle, patience = load_bundle(settings.model), Patience(settings.patience)
+    bundle, patience = read_bundle(settings.model), Patience(settings.patience)
     source, run = open_folder(settings.slides, patience), RunFolder(open_folder(settings.out, patience))
     if cluster_address(settings.address):
         refuse_recorded_secrets(source.location, run.folder.location)
-    record = open_run(
-        source, run, _arguments(settings, source), _bundle(str(settings.model), bundle), resume=settings.resume
-    )
+    chosen = RunBundle.of(str(settings.model), bundle)
+    record = open_run(source, run, _arguments(settings, source), chosen, resume=settings.resume)
     if record.state == "finished":
         say(f"{run.folder.shown} is finished already.")
         return conclude(run, record, settings.max_error_rate)
     journal = Journal(run, record)
     try:
-        _work(settings, bundle, source, run, journal, started)
+        _work(settings, source, run, journal, started)
     except BaseException as error:
         reason = journal.fail(error, source, run.folder)
         if isinstance(error, OSError):
@@ -98,9 +100,7 @@ def classify(settings: ClassifySettings) -> int:
     return conclude(run, journal.record, settings.max_error_rate)
 
 
-def _work(
-    settings: ClassifySettings, bundle: Bundle, source: Folder, run: RunFolder, journal: Journal, started: float
-) -> None:
+def _work(settings: ClassifySettings, source: Folder, run: RunFolder, journal: Journal, started: float) -> None:
     """Take the steps of a run: list, classify, write the results."""
     journal.write(error=None)
     with connected(settings.address):
@@ -108,7 +108,7 @@ def _work(
             live_nodes(),
             workers=settings.workers,
             cpus=settings.cpus_per_worker,
-            gpus=settings.gpus_per_worker,
+            gpus=0 if settings.engine == "openvino" else settings.gpus_per_worker,
             threads=settings.threads,
         )
         part_size = settings.part_size or (_PART_GPU if plan.gpus else _PART_CPU)
@@ -121,10 +121,14 @@ def _work(
         )
         workers = f"{plan.workers} worker{'s' * (plan.workers > 1)} on {plan.device}"
         threads = f"{plan.threads} thread{'s' * (plan.threads > 1)} each"
-        say(f"{images.images:,} images; {workers}, {threads}; bundle {bundle.id[:12]}")
-        if settings.adapt:
+        asked = "torch" if settings.adapt else settings.engine
+        engine = journal.record.engine or choose_engine(settings.model, asked, plan.device)
+        bundle = open_bundle(settings.model, engine)
+        journal.write(engine=engine)
+        say(f"{images.images:,} images; {workers}, {threads}, {engine}; bundle {bundle.id[:12]}")
+        if isinstance(bundle, Bundle) and settings.adapt:
             bundle = adapt_for_run(bundle, source, run, images)
-            journal.write(adapted=_bundle(run.folder.show("bundle"), bundle), adaptation=bundle.record.adaptation)
+            journal.write(adapted=RunBundle.of(run.folder.show("bundle"), bundle), adaptation=bundle.record.adaptation)
         wait_for_room(plan, say, settings.wait)
         worker = WorkerSettings.of_run(source, run, journal.record.arguments, plan)
         classify_parts(run, images, bundle, worker, plan, journal)
@@ -135,10 +139,6 @@ def _arguments(settings: ClassifySettings, source: Folder) -> RunArguments:
     """Return what decides the rows of a run; the rest may differ when it is resumed."""
     names = RunArguments.model_fields.keys() - {"slides"}
     return RunArguments(slides=source.shown, **{name: getattr(settings, name) for name in names})
-
-
-def _bundle(path: str, bundle: Bundle) -> RunBundle:
-    return RunBundle(path=path, id=bundle.id, classes=tuple(bundle.class_names))
 
 
 def main() -> int:

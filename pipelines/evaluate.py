@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if __package__ in {None, ""}:  # started as a script: let the project's packages be found, not this folder's files
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -17,7 +17,7 @@ from core.data.laboratories import DataOptions, names_laboratories
 from core.errors import DataError
 from core.evaluation.scores import compare
 from core.evaluation.scores import evaluate as measure
-from core.model.bundle import Bundle, load_bundle
+from core.model.opening import EngineName, open_bundle
 from pipelines.evaluating.data import describe_data, load_second, read_data
 from pipelines.evaluating.finding import measure_fields
 from pipelines.evaluating.measures import measure_heatmaps, measure_notebook_split, measure_unknown_types
@@ -31,6 +31,7 @@ from runtime.progress import say
 if TYPE_CHECKING:
     from core.data.class_folders import ClassFolders
     from core.data.laboratories import Laboratory
+    from core.model.engine import Usable
 
 __all__ = ["EvaluateSettings", "evaluate", "main"]
 
@@ -56,6 +57,7 @@ class EvaluateSettings(DataOptions):
     record: str | None = Field(None, description="write this evaluation into the bundle's metrics and card, so named")
     seed: int = Field(0, ge=0, description="seed of the resampling and of the notebook's split")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    engine: EngineName = Field("auto", description="what runs the networks; auto: openvino on CPUs where they have it")
     threads: int | None = Field(None, ge=1, description="torch and decoding threads; otherwise all cores")
 
 
@@ -66,8 +68,8 @@ def evaluate(settings: EvaluateSettings) -> int:
         LeukorayError: The bundle, the data or the options cannot be used.
     """
     refuse_existing(settings.out)
-    bundle = load_bundle(settings.bundle)
-    second = load_second(settings.compare, bundle) if settings.compare else None
+    bundle = open_bundle(settings.bundle, settings.engine, settings.device)
+    second = load_second(settings.compare, bundle, settings.engine, settings.device) if settings.compare else None
     torch.set_num_threads(settings.threads or torch.get_num_threads())
     laboratories = settings.laboratories_in(settings.data)
     data = [read_data(laboratory, bundle.class_names) for laboratory in laboratories]
@@ -91,7 +93,7 @@ def _evaluate(
     settings: EvaluateSettings,
     laboratory: Laboratory,
     data: ClassFolders,
-    bundles: tuple[Bundle, Bundle | None],
+    bundles: tuple[Usable, Usable | None],
     out: Path,
     name: str,
 ) -> None:
@@ -111,8 +113,8 @@ def _evaluate(
 def _measure(
     settings: EvaluateSettings,
     laboratory: Laboratory,
-    bundle: Bundle,
-    second: Bundle | None,
+    bundle: Usable,
+    second: Usable | None,
     data: ClassFolders,
     results: Results,
 ) -> EvaluationRecord:
@@ -123,13 +125,11 @@ def _measure(
     unknown = others.predicted(bundle.class_names) if others.samples else None
     drawn = {"resamples": settings.resamples, "seed": settings.seed}
     outliers = bundle.record.data.outliers if bundle.record.data else []
-    threads = torch.get_num_threads()
-    rival = second and predict(second, known.samples, device=settings.device, threads=threads).predicted(
-        second.class_names
-    )
     notebook = settings.protocol == "notebook"
+    here: dict[str, Any] = {"device": settings.device, "threads": torch.get_num_threads()}
+    rival = second and predict(second, known.samples, **here).predicted(second.class_names)
     return EvaluationRecord(
-        bundle=EvaluatedBundle(path=str(settings.bundle), id=bundle.id),
+        bundle=EvaluatedBundle.of(settings.bundle, bundle),
         data=describe_data(data, predicted, half=laboratory.half, unreadable=len(results.unreadable)),
         evaluation=measure(predicted, **drawn),
         heatmaps=measure_heatmaps(known.pointings),
@@ -137,7 +137,7 @@ def _measure(
         and measure_unknown_types(predicted, unknown, classes=laboratory.unknown, outliers=outliers, **drawn),
         comparison=rival and compare(predicted, rival, **drawn),
         notebook=measure_notebook_split(known, bundle.class_names, **drawn) if notebook else None,
-        finding=measure_fields(bundle, laboratory, data, device=settings.device, threads=threads, **drawn),
+        finding=measure_fields(bundle, laboratory, data, **here, **drawn),
     )
 
 

@@ -1,4 +1,8 @@
-"""Export a bundle to ONNX, with class maps, and check it: ``python pipelines/export.py BUNDLE --out FILE.onnx``."""
+"""Export a bundle for other engines, and check it.
+
+python pipelines/export.py BUNDLE --out FILE.onnx
+python pipelines/export.py BUNDLE --engine openvino
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import logging
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Literal
 
 if __package__ in {None, ""}:  # started as a script: let the project's packages be found, not this folder's files
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -16,18 +20,14 @@ import numpy as np
 import torch
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
-from torch import nn
 
 from core.errors import SettingsError
 from core.files import replace_file
-from core.model.bundle import Bundle, load_bundle
-from core.model.engine import TorchEngine
+from core.model.bundle import load_bundle
+from core.model.exporting import ExportedNetwork, write_openvino
 from core.settings import Settings
 from runtime.command import run_command
 from runtime.progress import say
-
-if TYPE_CHECKING:
-    from core.images.preprocessing import Preprocessing
 
 __all__ = ["ExportSettings", "export", "main"]
 
@@ -35,38 +35,21 @@ _LARGEST_DIFFERENCE = 1e-3
 
 
 class ExportSettings(Settings):
-    """Write a bundle as one ONNX file and compare it with PyTorch in onnxruntime.
+    """Write a bundle as one ONNX file, or for OpenVINO into the bundle itself, and compare it with PyTorch.
 
-    Input `pixels`: (batch, height, width, 3) uint8, RGB, the white cell cut out as the bundle's config says.
-    Outputs: `logits` (batch, classes), and `class_maps` (batch, classes, h, w), whose positive part is Grad-CAM
-    of each class; value (i, j) looks at input pixel (top + i * stride, left + j * stride). Class names, temperature,
-    thresholds and that grid are in the file's metadata under `leukoray`.
+    With --engine openvino the network and the finder are added to BUNDLE, which thereby gets another identity;
+    classify.py and evaluate.py then run them on CPUs instead of PyTorch.
+
+    In the ONNX file, input `pixels`: (batch, height, width, 3) uint8, RGB, the white cell cut out as the bundle's
+    config says. Outputs: `logits` (batch, classes), `features` (batch, K), the spatial mean of the last feature map,
+    and `class_maps` (batch, classes, h, w), whose positive part is Grad-CAM of each class; value (i, j) looks at
+    input pixel (top + i * stride, left + j * stride). Class names, temperature, thresholds and that grid are in the
+    file's metadata under `leukoray`.
     """
 
     bundle: CliPositionalArg[Path] = Field(description="folder of the bundle")
-    out: Path = Field(description="the ONNX file")
-
-
-class _Exported(nn.Module):
-    """From pixels to logits and class maps; what the ONNX file computes."""
-
-    def __init__(self, bundle: Bundle) -> None:
-        super().__init__()
-        self.preprocessing: Preprocessing = bundle.record.preprocessing
-        origin = bundle.record.heatmap_origin
-        self.engine = TorchEngine(bundle.network, self.preprocessing, torch.device("cpu"), origin)
-        if self.engine.head_weight is None:
-            raise SettingsError(
-                "export-no-maps",
-                f"{bundle.architecture} does not end in pooling and one linear layer, so that its maps are no product"
-                " that ONNX could hold.",
-            )
-        self.weight = self.engine.head_weight
-
-    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        outputs = self.engine(pixels)
-        cells = outputs.feature_map.shape[2] * outputs.feature_map.shape[3]
-        return outputs.logits, torch.einsum("ck,nkhw->nchw", self.weight, outputs.feature_map) / cells
+    out: Path | None = Field(None, description="the ONNX file")
+    engine: Literal["onnx", "openvino"] = Field("onnx", description="what to write")
 
 
 def export(settings: ExportSettings) -> int:
@@ -75,6 +58,21 @@ def export(settings: ExportSettings) -> int:
     Raises:
         LeukorayError: Bundle or options cannot be used, or the packages are missing.
     """
+    if settings.engine == "openvino":
+        if settings.out is not None:
+            raise SettingsError("export-options", "OpenVINO's files go into the bundle itself; leave --out away.")
+        record = write_openvino(settings.bundle)
+        say(
+            f"{settings.bundle}: OpenVINO ({record.precision}) agrees with PyTorch on {record.agreement:.1%} of"
+            f" {record.compared} drawn images; probabilities differ by at most {record.difference:.1e}"
+        )
+        return 0
+    if settings.out is None:
+        raise SettingsError("export-options", "Give the ONNX file that is to be written as --out.")
+    return _export_onnx(settings.bundle, settings.out)
+
+
+def _export_onnx(folder: Path, out: Path) -> int:
     try:
         import onnx  # noqa: PLC0415 - optional
         import onnxruntime  # noqa: PLC0415 - optional
@@ -83,11 +81,11 @@ def export(settings: ExportSettings) -> int:
         raise SettingsError(
             "export-missing", f"Exporting needs {error.name}; install it with: pip install 'leukoray[export]'"
         ) from None
-    if settings.out.exists():
-        raise SettingsError("file-exists", f"{settings.out} exists already; choose another name or remove it.")
-    bundle = load_bundle(settings.bundle)
+    if out.exists():
+        raise SettingsError("file-exists", f"{out} exists already; choose another name or remove it.")
+    bundle = load_bundle(folder)
     preprocessing = bundle.record.preprocessing
-    module = _Exported(bundle).eval()
+    module = ExportedNetwork(bundle).eval()
     shape = (2, preprocessing.height, preprocessing.width, 3)
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -100,7 +98,7 @@ def export(settings: ExportSettings) -> int:
             external_data=False,
             verbose=False,
             input_names=["pixels"],
-            output_names=["logits", "class_maps"],
+            output_names=["logits", "class_maps", "features"],
             dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
         )
     if program is None:
@@ -119,12 +117,12 @@ def export(settings: ExportSettings) -> int:
     difference = _difference(onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"]), module)
     if difference > _LARGEST_DIFFERENCE:
         raise SettingsError("export-differs", f"onnxruntime's numbers differ from PyTorch's by {difference:.2g}.")
-    replace_file(settings.out, content)
-    say(f"{settings.out}: {len(content) / 1e6:.1f} MB; differs from PyTorch by at most {difference:.1e}")
+    replace_file(out, content)
+    say(f"{out}: {len(content) / 1e6:.1f} MB; differs from PyTorch by at most {difference:.1e}")
     return 0
 
 
-def _difference(session: object, module: _Exported) -> float:
+def _difference(session: object, module: ExportedNetwork) -> float:
     """Return the largest absolute difference over batches of several sizes."""
     generator = torch.Generator().manual_seed(1)
     preprocessing = module.preprocessing
@@ -133,8 +131,8 @@ def _difference(session: object, module: _Exported) -> float:
         shape = (count, preprocessing.height, preprocessing.width, 3)
         pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
         with torch.inference_mode():
-            expected = module(pixels)
-        found = session.run(None, {"pixels": pixels.numpy()})
+            expected = module(pixels)[:2]
+        found = session.run(["logits", "class_maps"], {"pixels": pixels.numpy()})
         largest = max(largest, *(float(np.abs(a - b.numpy()).max()) for a, b in zip(found, expected, strict=True)))
     return largest
 

@@ -13,10 +13,10 @@ from pydantic_settings import CliPositionalArg
 
 from core.data.laboratories import DataOptions, Laboratory, names_laboratories
 from core.errors import SettingsError
-from core.finding.finder import Finder
 from core.finding.marked import DRAWN, draw_fields
+from core.finding.torch_finder import TorchFinder
 from core.model.bundle import load_bundle
-from core.model.predictor import choose_device
+from core.model.torch_engine import choose_device
 from core.training.finder import FinderConfig, FinderTrainer
 from pipelines.training.finding import choose_record, describe, load_fields_of, save_with_finder, split_by_slide
 from pipelines.training.work_folder import WorkFolder
@@ -107,7 +107,7 @@ def train_finder(settings: TrainFinderSettings) -> int:
     record = choose_record(network, config, training, held_out)
     if bundle.finder is not None:
         record = record.model_copy(update={"cuts_out": bundle.finder.record.cuts_out})
-    new = save_with_finder(settings.out, bundle, Finder(network, record))
+    new = save_with_finder(settings.out, bundle, TorchFinder(network, record))
     work.remove()
     if record.training and record.training.held_out:
         found = record.training

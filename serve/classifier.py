@@ -16,7 +16,7 @@ from core.errors import SettingsError
 from core.images.cells import Box
 from core.images.preprocessing import Prepared
 from core.model.bundle import load_bundle
-from core.model.predictor import Predictor, cell_search
+from core.model.predictor import Predictor
 from serve.batcher import Batcher
 from serve.bundles import Loaded, ServedBundles
 from serve.messages import Answer, Item, Model
@@ -175,4 +175,4 @@ def _describe(bundle: Bundle, map_shape: tuple[int, ...], name: str) -> Model:
         "versions": record.versions,
         "metrics": bundle.metrics.model_dump(mode="json") if bundle.metrics else {},
     }
-    return Model(bundle.id, bundle.class_names, cell_search(bundle), (map_shape[0], map_shape[1]), facts)
+    return Model(bundle.id, bundle.class_names, bundle.cell_search(), (map_shape[0], map_shape[1]), facts)

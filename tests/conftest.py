@@ -20,9 +20,10 @@ import torch
 from core.images.cells import CellFinder
 from core.images.drawings import CLASS_NAMES, draw_field
 from core.images.preprocessing import Preprocessing
-from core.model.bundle import Bundle, BundleRecord, load_bundle, save_bundle
+from core.model.bundle import Bundle, load_bundle, save_bundle
 from core.model.confidence import Confidence
 from core.model.network import build_network
+from core.model.record import BundleRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,6 +88,18 @@ def field_bundle(small_bundle: Path, shipped: Path, tmp_path_factory: pytest.Tem
     assert finder is not None
     folder = tmp_path_factory.mktemp("bundle") / "fields"
     save_bundle(folder, small.network, small.class_names, small.record, None, "# A test\n", finder=finder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exported_bundle(field_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, for OpenVINO too."""
+    pytest.importorskip("openvino", reason="OpenVINO is an extra")
+    from pipelines.export import ExportSettings, export
+
+    folder = tmp_path_factory.mktemp("exported") / "bundle"
+    shutil.copytree(field_bundle, folder)
+    assert export(ExportSettings(bundle=folder, engine="openvino")) == 0
     return folder
 
 

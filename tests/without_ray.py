@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pipelines.classification.parts as parts_module
 import pipelines.classify as classify_module
 from core.errors import LeukorayError
-from core.model.bundle import load_bundle
+from core.model.opening import open_bundle
 from pipelines.classification.worker import PartClassifier
 from runtime.cluster import WorkerPlan
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from core.model.bundle import Bundle
+    from core.model.engine import Usable
     from pipelines.classification.worker_settings import WorkerSettings
 
 
 def work_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace Ray's workers for as long as the patch lasts."""
 
-    def rows(parts: Sequence[int], bundle: Bundle, settings: WorkerSettings, _plan: object) -> Generator[dict]:
+    def rows(parts: Sequence[int], bundle: Usable, settings: WorkerSettings, _plan: object) -> Generator[dict]:
         classifier = PartClassifier(bundle, settings)
         for part in parts:
             row = {"part": part, "images": 0, "errors": 0, "begun": 0.0, "code": "", "message": ""}
@@ -35,7 +35,7 @@ def work_here(monkeypatch: pytest.MonkeyPatch) -> None:
                 yield row | {"code": error.code, "message": error.message}
 
     monkeypatch.setattr(parts_module, "part_rows", rows)
-    monkeypatch.setattr(classify_module, "load_bundle", cache(load_bundle))
+    monkeypatch.setattr(classify_module, "open_bundle", cache(open_bundle))
     monkeypatch.setattr(classify_module, "connected", lambda _address: nullcontext())
     monkeypatch.setattr(classify_module, "live_nodes", list)
     monkeypatch.setattr(classify_module, "plan_workers", lambda *_, **__: WorkerPlan(1, 1.0, 0.0, 1, 2))

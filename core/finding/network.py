@@ -15,16 +15,12 @@ from torch import nn
 from torch.nn import functional
 from torchvision.ops import Conv2dNormActivation
 
+from core.finding.record import BLOCKS, WIDTHS
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["BLOCKS", "WIDTHS", "FinderNetwork"]
-
-WIDTHS = (16, 24, 64, 96, 128)
-"""Channels after the stem and after each halving of the map."""
-
-BLOCKS = (0, 1, 2, 2)
-"""Blocks after each halving."""
+__all__ = ["FinderNetwork"]
 
 _RARE = -4.0
 """Logit that scores begin with: hardly any place is the middle of a cell."""

@@ -14,12 +14,11 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import safetensors
 import torch
 import torchvision
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -28,148 +27,29 @@ from torch import nn
 from core import __version__
 from core.errors import BundleError, SettingsError
 from core.files import replace_file
-from core.finding.finder import FINDER, Finder, FinderRecord
-from core.images.preprocessing import Preprocessing
-from core.model.confidence import Confidence
-from core.model.familiarity import Familiarity
-from core.model.metrics import BundleMetrics
+from core.finding.network import FinderNetwork
+from core.finding.record import FINDER
+from core.finding.search import CellSearch
+from core.finding.torch_finder import TorchFinder
 from core.model.network import RESNET18, build_network, model_arguments
-from core.model.replay import Replay, ReplayRecord
-from core.settings import Settings, describe_problems, time_stamp
-from core.training.config import TrainingConfig
+from core.model.record import CARD, CONFIG, METRICS, WEIGHTS, read_bundle, read_part
+from core.model.replay import Replay
+from core.model.torch_engine import TorchEngine, choose_device
+from core.settings import time_stamp
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = [
-    "CARD",
-    "CONFIG",
-    "METRICS",
-    "WEIGHTS",
-    "AdaptationRecord",
-    "Bundle",
-    "BundleRecord",
-    "DataRecord",
-    "LaboratoryRecord",
-    "Remembered",
-    "SearchTrial",
-    "TrainingRecord",
-    "load_bundle",
-    "round_weights",
-    "save_bundle",
-    "write_metrics",
-]
+    from core.finding.record import FinderRecord
+    from core.model.metrics import BundleMetrics
+    from core.model.record import BundleRecord
 
-CONFIG, WEIGHTS, METRICS, CARD = "config.json", "model.safetensors", "metrics.json", "README.md"
-
-
-class SearchTrial(Settings):
-    """The trial of a hyperparameter search that a bundle comes from."""
-
-    trials: int = Field(description="trials of the search")
-    trial: int = Field(description="number of the trial that the bundle comes from")
-    varied: dict[str, Any] = Field(description="settings that the search varied, with the trial's values")
-
-
-class Remembered(Settings):
-    """What is left of what the bundle knew that training started from, on images whose features it keeps."""
-
-    images: int = Field(description="stored images of known classes that were not shown in training")
-    before: int = Field(description="how many of them the starting bundle was right on")
-    after: int = Field(description="how many of them this bundle is right on")
-
-
-class TrainingRecord(TrainingConfig):
-    """How a bundle was trained: the recipe's settings as they were used, and what the recipe does not say."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_old_settings(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Leave out what only older versions had, so that their bundles can be loaded."""
-        return {name: value for name, value in values.items() if name != "further_share"}
-
-    recipe: str = Field(description="name or file of the recipe")
-    weights: str = Field(description="starting weights")
-    folds: int = Field(0, description="folds that were validated out of training; 0: one validation set")
-    folds_asked: int | None = Field(None, description="folds asked for; more than `folds` where sources are few")
-    validation_share: float | None = Field(None, description="share of the images held out, with one validation set")
-    validation_share_asked: float | None = Field(None, description="share that was asked for")
-    remembered: Remembered | None = Field(
-        None, description="what the starting bundle's own images say, if it keeps any"
-    )
-    search: SearchTrial | None = Field(None, description="the search that chose the settings, where one did")
-
-
-class AdaptationRecord(Settings):
-    """The unlabelled images that a bundle's statistics were adapted to."""
-
-    bundle: str = Field(description="identity of the bundle that was adapted")
-    images: int = Field(description="images that were looked at")
-    slides: int = Field(description="slides that they are of")
-    share: float = Field(description="weight of their statistics against the training images'")
-    chosen: str = Field(description="SHA-256 of the names of these images")
-
-
-class LaboratoryRecord(Settings):
-    """The images of one laboratory that a bundle was trained and validated on."""
-
-    name: str = Field(description="name of the laboratory")
-    fingerprint: str = Field(description="SHA-256 of the names, sizes, labels and boxes of its files")
-    images: dict[str, int] = Field(description="images, or marked cells, per class; unknown classes after the known")
-    sources: dict[str, int] = Field(description="named sources per class")
-    unknown: list[str] = Field(description="classes that were taught as none of the known ones")
-    share: float = Field(description="how often its images were drawn, relative to the others'")
-    credit: str = Field("", description="who the images are by, and their licence")
-
-
-class DataRecord(Settings):
-    """The images that a bundle was trained and validated on."""
-
-    fingerprint: str = Field(description="SHA-256 of the names, sizes and labels of all files")
-    images: dict[str, int] = Field(description="images per known class, of all laboratories")
-    sources: dict[str, int] = Field(description="named sources per known class")
-    left_out: int = Field(description="images that took no part")
-    training_images: int = Field(description="images that the weights were trained on")
-    validation: str = Field(description="how the validation images were held out")
-    grouped: bool = Field(description="whether sources were named")
-    validation_images: int = Field(description="validation images of known classes")
-    validation_sources: int = Field(description="sources of the validation images")
-    further_images: int = Field(0, description="images beside the ones counted above (older bundles)")
-    outliers: list[str] = Field(description="classes that were taught as none of the known ones")
-    laboratories: list[LaboratoryRecord] = Field([], description="where the images come from; none in older bundles")
-
-
-def _none_if_empty(value: object) -> object:
-    return value or None
-
-
-class BundleRecord(Settings):
-    """Leukoray's own part of ``config.json``."""
-
-    version: Literal[1] = Field(1, description="version of this record")
-    preprocessing: Preprocessing = Field(description="from picture to input")
-    confidence: Confidence = Field(description="from logits to probabilities and flags")
-    familiarity: Familiarity | None = Field(None, description="the stains it was trained on; none in older bundles")
-    weights_sha256: str = Field("", description="SHA-256 of model.safetensors")
-    training: Annotated[TrainingRecord | None, BeforeValidator(_none_if_empty)] = Field(
-        None, description="how it was trained; none where that is not known"
-    )
-    data: Annotated[DataRecord | None, BeforeValidator(_none_if_empty)] = Field(
-        None, description="the images it was trained on; none where they are not known"
-    )
-    heatmap_origin: tuple[float, float] | None = Field(
-        None, description="row and column of the input that the last map's first value looks at; none: by the padding"
-    )
-    finder: FinderRecord | None = Field(None, description="the learned finder of white cells, if it has one")
-    replay: ReplayRecord | None = Field(None, description="features of training images that it keeps, if any")
-    adaptation: AdaptationRecord | None = Field(None, description="the unlabelled images it was adapted to, if any")
-    versions: dict[str, str] = Field(default_factory=dict, description="versions of the software that made it")
-    created: str = Field("", description="time of its making, ISO 8601, UTC")
+__all__ = ["Bundle", "load_bundle", "round_weights", "save_bundle", "write_metrics"]
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A model, ready to use.
+    """A model, ready to use in PyTorch.
 
     Attributes:
         network: In evaluation mode, on the CPU.
@@ -190,7 +70,35 @@ class Bundle:
     metrics: BundleMetrics | None = None
     architecture: str = RESNET18
     replay: Replay | None = None
-    finder: Finder | None = None
+    finder: TorchFinder | None = None
+
+    @property
+    def engine_name(self) -> Literal["torch"]:
+        """What runs it."""
+        return "torch"
+
+    def engine(self, device: str = "auto", threads: int | None = None) -> TorchEngine:
+        """Return what runs the network.
+
+        Args:
+            device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+            threads: Number of threads that PyTorch computes with from now on, in all of this process; None: as before.
+
+        Raises:
+            SettingsError: With code ``no-gpu`` where a GPU is asked for and there is none.
+        """
+        chosen = choose_device(device)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        return TorchEngine(self.network, self.record.preprocessing, chosen, self.record.heatmap_origin)
+
+    def cell_search(self, device: str = "cpu") -> CellSearch:
+        """Return what finds and prepares the cells for the network.
+
+        Args:
+            device: Device that a learned finder runs on.
+        """
+        return CellSearch(self.record.preprocessing, self.finder.on(choose_device(device)) if self.finder else None)
 
 
 def round_weights(network: nn.Module) -> None:
@@ -211,7 +119,7 @@ def save_bundle(
     extras: Mapping[str, bytes] | None = None,
     *,
     architecture: str = RESNET18,
-    finder: Finder | None = None,
+    finder: TorchFinder | None = None,
 ) -> Bundle:
     """Write a bundle; `folder` appears complete or not at all.
 
@@ -243,6 +151,7 @@ def save_bundle(
     record = record.model_copy(
         update={
             "finder": finds,
+            "export": None,
             "weights_sha256": hashlib.sha256(weights).hexdigest(),
             "versions": _versions(),
             "created": time_stamp(),
@@ -291,87 +200,36 @@ def load_bundle(folder: Path, *, with_replay: bool = False) -> Bundle:
     Raises:
         BundleError: With code ``bundle-missing``, ``bundle-foreign`` or ``bundle-damaged``.
     """
-    config_bytes, weights = _read(folder, CONFIG), _read(folder, WEIGHTS)
-    config, record = _parse(folder, config_bytes)
-    if hashlib.sha256(weights).hexdigest() != record.weights_sha256:
-        raise BundleError("bundle-damaged", f"{folder / WEIGHTS} is not the file that {CONFIG} was written for.")
-    class_names = tuple(str(name) for name in config["label_names"])
-    architecture = str(config["architecture"])
+    read = read_bundle(folder)
+    record, architecture = read.record, read.architecture
     try:
-        network = build_network(len(class_names), architecture=architecture, size=record.preprocessing.size)
+        network = build_network(len(read.class_names), architecture=architecture, size=record.preprocessing.size)
     except SettingsError as error:
         raise BundleError("bundle-foreign", f"{folder} cannot be used: {error.message}.") from None
     try:
-        state = {
-            name: value.float() if value.is_floating_point() else value for name, value in load_tensors(weights).items()
-        }
+        stored = load_tensors(read.weights)
+        state = {name: value.float() if value.is_floating_point() else value for name, value in stored.items()}
         network.load_state_dict(state)
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise BundleError("bundle-damaged", f"The weights in {folder} do not fit {architecture}: {reason}") from error
     if not all(bool(torch.isfinite(value).all()) for value in state.values()):
         raise BundleError("bundle-damaged", f"The weights in {folder} hold values that are not numbers.")
-    identity = hashlib.sha256(hashlib.sha256(weights).digest() + hashlib.sha256(config_bytes).digest()).hexdigest()
     replay = Replay.load(folder, record.replay) if with_replay and record.replay else None
     finder = _load_finder(folder, record.finder) if record.finder else None
-    return Bundle(network.eval(), class_names, record, identity, _metrics(folder), architecture, replay, finder)
+    return Bundle(network.eval(), read.class_names, record, read.id, read.metrics(), architecture, replay, finder)
 
 
-def _load_finder(folder: Path, record: FinderRecord) -> Finder:
-    content = _read(folder, FINDER)
-    if hashlib.sha256(content).hexdigest() != record.sha256:
-        raise BundleError("bundle-damaged", f"{folder / FINDER} is not the file that {CONFIG} was written for.")
-    network = record.build_network()
+def _load_finder(folder: Path, record: FinderRecord) -> TorchFinder:
+    content = read_part(folder, FINDER, record.sha256)
+    network = FinderNetwork(record.widths, record.blocks)
     try:
         network.load_state_dict(load_tensors(content))
     except (SafetensorError, RuntimeError) as error:
         raise BundleError("bundle-damaged", f"{folder / FINDER} holds no finder of this version.") from error
     if not all(bool(torch.isfinite(value).all()) for value in network.state_dict().values()):
         raise BundleError("bundle-damaged", f"{folder / FINDER} holds values that are not numbers.")
-    return Finder(network.eval(), record)
-
-
-def _read(folder: Path, name: str) -> bytes:
-    try:
-        return (folder / name).read_bytes()
-    except OSError as error:
-        if not folder.is_dir():
-            raise BundleError("bundle-missing", f"There is no bundle at {folder}: the folder does not exist.") from None
-        raise BundleError(
-            "bundle-missing", f"{folder} is not a bundle: {name} cannot be read ({error.strerror})."
-        ) from None
-
-
-def _parse(folder: Path, content: bytes) -> tuple[dict[str, Any], BundleRecord]:
-    try:
-        config = json.loads(content)
-    except ValueError as error:
-        raise BundleError("bundle-damaged", f"{folder / CONFIG} is not JSON ({error}).") from None
-    if not isinstance(config, dict) or "leukoray" not in config:
-        raise BundleError("bundle-foreign", f"{folder} was not made by Leukoray: {CONFIG} has no 'leukoray' record.")
-    if not isinstance(config.get("architecture"), str):
-        raise BundleError("bundle-damaged", f"{folder / CONFIG} names no architecture.")
-    names = config.get("label_names")
-    if not isinstance(names, list) or len(set(map(str, names))) < 2 or len(names) != config.get("num_classes"):
-        raise BundleError("bundle-damaged", f"{folder / CONFIG}: label_names and num_classes do not agree.")
-    try:
-        return config, BundleRecord.model_validate(config["leukoray"])
-    except ValidationError as error:
-        problem = describe_problems(error.errors())[0]
-        raise BundleError("bundle-damaged", f"{folder / CONFIG}: leukoray.{problem}.") from None
-
-
-def _metrics(folder: Path) -> BundleMetrics | None:
-    try:
-        content = json.loads((folder / METRICS).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise BundleError("bundle-damaged", f"{folder / METRICS} cannot be read ({error}).") from None
-    try:
-        return BundleMetrics.model_validate(content)
-    except ValidationError:
-        return None
+    return TorchFinder(network.eval(), record)
 
 
 def _stored(network: nn.Module) -> dict[str, torch.Tensor]:

@@ -10,10 +10,18 @@ if TYPE_CHECKING:
     from core.evaluation.detection import Finding
     from core.evaluation.record import NotebookSplit, RecordedEvaluation, UnknownTypes
     from core.evaluation.scores import Evaluation, Interval, Level
-    from core.finding.finder import FinderRecord
-    from core.model.bundle import AdaptationRecord, Bundle, BundleRecord, DataRecord, Remembered, TrainingRecord
+    from core.finding.record import FinderRecord
+    from core.model.bundle import Bundle
     from core.model.metrics import BundleMetrics
-    from core.model.replay import ReplayRecord
+    from core.model.record import (
+        AdaptationRecord,
+        BundleRecord,
+        DataRecord,
+        ExportRecord,
+        Remembered,
+        ReplayRecord,
+        TrainingRecord,
+    )
 
 __all__ = ["CALIBRATION", "RESEARCH_ONLY", "write_adapted_card", "write_card", "write_card_with_finder"]
 
@@ -82,7 +90,7 @@ other cell types: whatever else is in a picture gets one of these names, flagged
 
 {height} x {width} pixels, RGB, {crop}, squashed with an antialiased bilinear filter.{finder} `config.json` has the full
 record. timm loads the same network: `timm.create_model("local-dir:FOLDER", pretrained=True)`; the
-white cell must then be cut out beforehand.
+white cell must then be cut out beforehand.{export}
 
 ## Training
 
@@ -148,6 +156,7 @@ def write_card(
         width=record.preprocessing.width,
         crop=f"the square around the nucleus, {cell.scale} times its size" if cell else "the whole image",
         finder=f" {_finder(record.finder)}" if record.finder else "",
+        export=f" {_export(record.export)}" if record.export else "",
         training=_training(record.training, record.data, record.replay)
         if record.training and record.data
         else "Not recorded.",
@@ -219,6 +228,15 @@ def _finder(finder: FinderRecord) -> str:
     if not finder.cuts_out:
         text += " Images of one cell are cut out by its colour, as when the network was trained."
     return text
+
+
+def _export(export: ExportRecord) -> str:
+    """Say for which engine the network is there once more."""
+    return (
+        f"`openvino/` holds network and finder for OpenVINO ({export.precision}, on CPUs): {export.agreement:.1%} of"
+        f" {export.compared} drawn images get the same label, and probabilities differ by at most"
+        f" {export.difference:.1e}."
+    )
 
 
 def _training(training: TrainingRecord, data: DataRecord, replay: ReplayRecord | None) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-__all__ = ["autograd_gradcam", "head_gradcam", "normalise_maps", "one_pass_gradcam"]
+__all__ = ["autograd_gradcam", "head_gradcam", "one_pass_gradcam"]
 
 
 def one_pass_gradcam(feature_map: torch.Tensor, head_weight: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
@@ -97,9 +97,3 @@ def autograd_gradcam(network: nn.Module, batch: torch.Tensor, classes: torch.Ten
         hook.remove()
     alpha = gradient.mean(dim=(2, 3))
     return torch.einsum("nk,nkhw->nhw", alpha, outputs[0].detach()).relu()
-
-
-def normalise_maps(maps: torch.Tensor) -> torch.Tensor:
-    """Scale each map (N, h, w) to a maximum of 1; an all-zero map, no evidence, stays zero."""
-    largest = maps.amax(dim=(1, 2), keepdim=True)
-    return torch.where(largest > 0, maps / largest.clamp_min(torch.finfo(maps.dtype).tiny), maps)

@@ -5,15 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from core.errors import SettingsError
-from core.finding.search import CellSearch
 from core.images.heatmap import Heatmap
 from core.images.reading import prepare_cells, prepare_image
 from core.model.confidence import energy
-from core.model.engine import TorchEngine
-from core.model.gradcam import normalise_maps
 from core.model.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -24,18 +19,22 @@ if TYPE_CHECKING:
     from core.images.cells import Box
     from core.images.decoder import Picture
     from core.images.preprocessing import Prepared
-    from core.model.bundle import Bundle
-    from core.model.engine import Outputs
+    from core.model.engine import Usable
 
-__all__ = ["Predictor", "cell_search", "choose_device"]
+__all__ = ["Predictor"]
 
 
 class Predictor:
     """Classifies images with one bundle on one device.
 
     Args:
-        bundle: The model.
+        bundle: A bundle, for whatever engine.
         device: Device to run on: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        threads: Number of threads that compute; None: as many as the engine's library chooses.
+
+    Attributes:
+        bundle: The bundle.
+        cells: What finds and prepares the cells.
 
     Raises:
         SettingsError: With code ``no-gpu`` where a GPU is asked for and there is none.
@@ -47,12 +46,10 @@ class Predictor:
         'NEUTROPHIL'
     """
 
-    def __init__(self, bundle: Bundle, device: str = "auto") -> None:
+    def __init__(self, bundle: Usable, device: str = "auto", threads: int | None = None) -> None:
         self.bundle = bundle
-        self.device = choose_device(device)
-        record = bundle.record
-        self._engine = TorchEngine(bundle.network, record.preprocessing, self.device, record.heatmap_origin)
-        self.cells = cell_search(bundle, self.device)
+        self._engine = bundle.engine(device, threads)
+        self.cells = bundle.cell_search(device)
 
     def prepare(self, data: bytes, marked: Box | None = None) -> tuple[Picture, Prepared]:
         """Decode one file and cut out the network's input for its main cell; safe to call from several threads.
@@ -86,14 +83,10 @@ class Predictor:
         """
         if not images:
             return []
-        pixels = torch.from_numpy(np.stack([image.pixels for image in images])).to(self.device)
-        with torch.inference_mode():
-            outputs = self._engine(pixels)
-            classes = outputs.logits.argmax(1)
-            cams = self._gradcam(outputs, classes) if gradcam else [None] * len(images)
-        logits = outputs.logits.float().cpu().numpy()
-        probabilities = self.bundle.record.confidence.probabilities(logits).astype(np.float32)
-        return [self._describe(*row) for row in zip(probabilities, energy(logits), images, cams, strict=True)]
+        answers = self._engine.answer(np.stack([image.pixels for image in images]), gradcam=gradcam)
+        cams = [None] * len(images) if answers.maps is None else [self._heatmap(one) for one in answers.maps]
+        probabilities = self.bundle.record.confidence.probabilities(answers.logits).astype(np.float32)
+        return [self._describe(*row) for row in zip(probabilities, energy(answers.logits), images, cams, strict=True)]
 
     def predict_in_batches(
         self, images: Sequence[Prepared], size: int, *, gradcam: bool = True
@@ -108,10 +101,9 @@ class Predictor:
         for start in range(0, len(images), size):
             yield from self.predict(images[start : start + size], gradcam=gradcam)
 
-    def _gradcam(self, outputs: Outputs, classes: torch.Tensor) -> list[Heatmap]:
-        maps = normalise_maps(self._engine.gradcam(outputs, classes)).float().cpu().numpy()
+    def _heatmap(self, values: NDArray[np.float32]) -> Heatmap:
         preprocessing = self.bundle.record.preprocessing
-        return [Heatmap(one, preprocessing.height, preprocessing.width, self._engine.geometry) for one in maps]
+        return Heatmap(values, preprocessing.height, preprocessing.width, self._engine.geometry)
 
     def _describe(
         self, probabilities: NDArray[np.float32], ood: np.float32, image: Prepared, cam: Heatmap | None
@@ -123,29 +115,3 @@ class Predictor:
         strange = record.familiarity is not None and record.familiarity.unfamiliar(image.pixels)
         label = self.bundle.class_names[best]
         return Prediction(label, largest, probabilities, float(ood), flag, image.box, cam, strange, image.cell)
-
-
-def cell_search(bundle: Bundle, device: torch.device | str = "cpu") -> CellSearch:
-    """Return what finds and prepares the cells for a bundle's network.
-
-    Args:
-        bundle: The model.
-        device: Device that a learned finder runs on.
-    """
-    return CellSearch(bundle.record.preprocessing, bundle.finder.on(device) if bundle.finder else None)
-
-
-def choose_device(device: str) -> torch.device:
-    """Resolve ``auto`` to the GPU where there is one.
-
-    Raises:
-        SettingsError: With code ``no-gpu`` or ``no-device``.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise SettingsError("no-gpu", f"Device {device!r} was asked for, but torch sees no GPU here.")
-    try:
-        return torch.device(device)
-    except RuntimeError:
-        raise SettingsError("no-device", f"{device!r} is no device; give auto, cpu, cuda or cuda:N.") from None

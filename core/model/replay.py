@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from core.errors import BundleError
-from core.settings import Settings
+from core.model.record import REPLAY, ReplayRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,21 +25,10 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-__all__ = ["REPLAY", "Replay", "ReplayRecord", "inner_layer", "record_replay"]
-
-REPLAY = "replay.safetensors"
-"""Name of the file in a bundle."""
+__all__ = ["Replay", "inner_layer", "record_replay"]
 
 _LEVELS = 255
 _TENSORS = ("features", "low", "step", "logits", "labels")
-
-
-class ReplayRecord(Settings):
-    """What a bundle says of the features that it keeps."""
-
-    layer: str = Field(description="module whose output they are")
-    images: int = Field(description="number of training images that they are of")
-    sha256: str = Field(description="SHA-256 of the file")
 
 
 @dataclass(frozen=True)

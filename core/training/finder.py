@@ -16,10 +16,11 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.ops import generalized_box_iou_loss
 
+from core.data.augment import augment
 from core.data.augmentation import Augmentation
 from core.errors import DataError
-from core.finding.finder import normalise
 from core.finding.network import FinderNetwork
+from core.finding.torch_finder import normalise
 from core.finding.views import draw_views, targets_of
 from core.settings import Settings
 from core.training.checkpoint import load_optimizer, optimizer_record, resumed, save_checkpoint
@@ -162,7 +163,7 @@ class FinderTrainer:
         targets = targets_of(views)
         pixels = torch.from_numpy(views.pixels).to(self._device)
         side = self.config.side
-        batch = normalise(self.config.augmentation.apply(pixels, side, side, generator))
+        batch = normalise(augment(self.config.augmentation, pixels, side, side, generator))
         self._network.train()
         loss = _loss(self._network(batch).float(), _on(targets, self._device), views)
         self._optimizer.zero_grad(set_to_none=True)

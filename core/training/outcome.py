@@ -9,22 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from core.data.augment import augment
 from core.data.sampling import sampling_weights
 from core.evaluation.plots import confusion_png, curves_png
-from core.model.bundle import (
-    Bundle,
-    BundleRecord,
-    DataRecord,
-    LaboratoryRecord,
-    Remembered,
-    TrainingRecord,
-    save_bundle,
-)
+from core.model.bundle import Bundle, save_bundle
 from core.model.card import write_card
-from core.model.engine import TorchEngine
 from core.model.familiarity import Familiarity, fit_familiarity
 from core.model.geometry import measure_origin
-from core.model.replay import REPLAY, Replay, record_replay
+from core.model.record import REPLAY, BundleRecord, DataRecord, LaboratoryRecord, Remembered, TrainingRecord
+from core.model.replay import Replay, record_replay
+from core.model.torch_engine import TorchEngine
 from core.training.held_out import choose_away, choose_confidence, measure
 from core.training.rehearsal import remembered
 
@@ -157,7 +151,7 @@ def _kept(run: TrainingRun, network: nn.Module) -> Replay | None:
     mild = config.augmentation.model_copy(update={"mild_share": 1.0})
     device = next(network.parameters()).device
     batches = (
-        run.recipe.preprocessing.normalise(mild.apply(run.images.pixels[part], *size, generator)).to(device)
+        run.recipe.preprocessing.normalise(augment(mild, run.images.pixels[part], *size, generator)).to(device)
         for part in rows.split(_AT_ONCE)
     )
     new = record_replay(network, batches, run.images.labels[rows])

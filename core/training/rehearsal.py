@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from core.model.bundle import Remembered
+from core.model.record import Remembered
 
 if TYPE_CHECKING:
     from core.model.replay import Replay

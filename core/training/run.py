@@ -18,7 +18,7 @@ from core.errors import SettingsError
 from core.finding.search import CellSearch
 from core.model.bundle import load_bundle
 from core.model.network import build_network
-from core.model.predictor import choose_device
+from core.model.torch_engine import choose_device
 from core.training.recipe import Recipe, load_recipe
 from core.training.trainer import Trainer, predict_logits
 
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from core.data.image_set import ImageSet
-    from core.finding.finder import Finder
-    from core.model.bundle import Bundle, BundleRecord
+    from core.finding.torch_finder import TorchFinder
+    from core.model.bundle import Bundle
+    from core.model.record import BundleRecord
     from core.model.replay import Replay
 
 __all__ = ["TrainingRun", "TrainingSettings"]
@@ -100,7 +101,7 @@ class TrainingRun:
     origin: str
     start: BundleRecord | None = None
     replay: Replay | None = None
-    finder: Finder | None = None
+    finder: TorchFinder | None = None
 
     @classmethod
     def prepare(
@@ -243,7 +244,7 @@ class TrainingRun:
         return None if self.images.domains is None else self.images.domains.numpy()[rows]
 
 
-def _finder_of(folder: Path | None) -> Finder | None:
+def _finder_of(folder: Path | None) -> TorchFinder | None:
     """Return a bundle's finder, for a network that learns from what it cuts out."""
     if folder is None:
         return None

@@ -15,10 +15,11 @@ from torch.optim import Adam, AdamW
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from core.data.augment import augment
 from core.data.image_set import OUTLIER
 from core.data.sampling import sampling_weights
 from core.errors import DataError, SettingsError
-from core.model.engine import forward
+from core.model.torch_engine import forward
 from core.training.checkpoint import load_optimizer, optimizer_record, resumed, save_checkpoint
 from core.training.mixstyle import mixed_styles
 from core.training.rehearsal import Rehearsal
@@ -269,7 +270,7 @@ class Trainer:
         pixels = self._pixels[chosen.to(self._pixels.device)].to(self.device, non_blocking=True)
         height, width = self.preprocessing.height, self.preprocessing.width
         augmentation = (self._finish or self.config).augmentation
-        views = augmentation.apply(pixels, height, width, generator)
+        views = augment(augmentation, pixels, height, width, generator)
         batch = self.preprocessing.normalise(views).contiguous(memory_format=torch.channels_last)
         labels, targets = (part[chosen].to(self.device, non_blocking=True) for part in (self._labels, self._targets))
         return batch, labels, targets

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 from core.errors import DataError, ImageError
-from core.finding.finder import FINDER
+from core.finding.record import FINDER
 from core.images.decoder import MAX_BYTES
 from core.images.reading import prepare_image
 from core.model.adaptation import adapt_statistics, even_batches
-from core.model.bundle import CONFIG, WEIGHTS, AdaptationRecord, Bundle, load_bundle, save_bundle
+from core.model.bundle import Bundle, load_bundle, save_bundle
 from core.model.card import write_adapted_card
-from core.model.predictor import cell_search
+from core.model.record import CONFIG, WEIGHTS, AdaptationRecord
 from runtime.progress import say
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def _hash(entry: Entry) -> bytes:
 
 def _read(source: Folder, chosen: Sequence[Entry], bundle: Bundle) -> Iterator[tuple[Entry, NDArray[np.uint8] | None]]:
     """Yield the network's input of each image; None where it cannot be used or shows no white cell."""
-    cells = cell_search(bundle)
+    cells = bundle.cell_search()
 
     def read(entry: Entry) -> NDArray[np.uint8] | None:
         try:

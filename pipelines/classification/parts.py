@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from core.model.bundle import Bundle
+    from core.model.engine import Usable
     from pipelines.classification.journal import Journal
     from pipelines.classification.run_folder import ImageList, RunFolder
     from pipelines.classification.worker_settings import WorkerSettings
@@ -34,14 +34,14 @@ _MOST_BLOCKS = 4096
 
 
 def classify_parts(
-    run: RunFolder, images: ImageList, bundle: Bundle, settings: WorkerSettings, plan: WorkerPlan, journal: Journal
+    run: RunFolder, images: ImageList, bundle: Usable, settings: WorkerSettings, plan: WorkerPlan, journal: Journal
 ) -> None:
     """Classify the unfinished parts of a run, and write into its journal what is done.
 
     Args:
         run: Folder of the run.
         images: The complete list of images.
-        bundle: Bundle that classifies.
+        bundle: Usable that classifies.
         settings: Settings of the workers.
         plan: Number and size of the workers.
         journal: Journal of the run; a session is added to it.
@@ -83,7 +83,7 @@ def _add(session: RunSession, row: Mapping[str, np.generic], starting_s: float, 
 
 
 def part_rows(
-    parts: Sequence[int], bundle: Bundle, settings: WorkerSettings, plan: WorkerPlan
+    parts: Sequence[int], bundle: Usable, settings: WorkerSettings, plan: WorkerPlan
 ) -> Generator[dict[str, np.generic]]:
     """Yield a row for each part as soon as it is written: its counts, or a code and a sentence.
 

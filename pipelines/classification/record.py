@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import version
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from core import __version__
-from core.model.bundle import AdaptationRecord
+from core.model.record import AdaptationRecord
 from core.settings import Settings, time_stamp
+
+if TYPE_CHECKING:
+    from core.model.engine import Usable
+    from core.model.record import BundleFolder
 
 __all__ = ["RunArguments", "RunBundle", "RunCounts", "RunRecord", "RunSession", "RunThroughput", "RunTimings"]
 
@@ -26,6 +30,7 @@ class RunArguments(Settings):
     limit: int | None = Field(description="number of images after which listing stops")
     part_size: int | None = Field(description="images per unit of work, where it was given")
     adapt: bool = Field(False, description="whether the bundle is adapted to the slides first")
+    engine: str = Field("auto", description="engine that was asked for")
 
 
 class RunBundle(Settings):
@@ -34,6 +39,11 @@ class RunBundle(Settings):
     path: str = Field(description="where it was loaded from")
     id: str = Field(description="SHA-256 of everything in it that decides an answer")
     classes: tuple[str, ...] = Field(description="its class names, in order")
+
+    @classmethod
+    def of(cls, path: str, bundle: Usable | BundleFolder) -> RunBundle:
+        """Say which bundle it is that was loaded from a path."""
+        return cls(path=path, id=bundle.id, classes=bundle.class_names)
 
 
 class RunCounts(Settings):
@@ -86,6 +96,7 @@ class RunRecord(Settings):
     error: str | None = Field(None, description="why it stopped or failed, in one sentence")
     arguments: RunArguments
     bundle: RunBundle
+    engine: Literal["torch", "openvino"] | None = Field(None, description="engine that the run uses")
     adapted: RunBundle | None = Field(None, description="the bundle adapted to the slides, which classifies")
     adaptation: AdaptationRecord | None = Field(None, description="the images that it was adapted to")
     versions: dict[str, str] = Field(description="versions of the software that started it")

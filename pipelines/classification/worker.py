@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import pyarrow as pa
-import torch
 
 from core.errors import ImageError, LeukorayError
 from core.images.decoder import MAX_BYTES
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from core.images.preprocessing import Prepared
-    from core.model.bundle import Bundle
+    from core.model.engine import Usable
     from core.model.prediction import Prediction
     from pipelines.classification.slides import Entry
     from pipelines.classification.worker_settings import WorkerSettings
@@ -82,13 +81,12 @@ class PartClassifier:
     """
 
     def __init__(
-        self, bundle: Bundle, settings: WorkerSettings, on_progress: Callable[[], None] = lambda: None
+        self, bundle: Usable, settings: WorkerSettings, on_progress: Callable[[], None] = lambda: None
     ) -> None:
-        torch.set_num_threads(settings.threads)
         cv2.setNumThreads(1)
         warnings.filterwarnings("ignore", module="PIL")  # odd metadata of single files; the decoder decides
         self._settings, self._on_progress = settings, on_progress
-        self._predictor = Predictor(bundle, settings.device)
+        self._predictor = Predictor(bundle, settings.device, settings.threads)
         self._source = open_folder(settings.slides, settings.patience)
         self._run = RunFolder(open_folder(settings.run, settings.patience))
         self._pool = ThreadPoolExecutor(settings.loaders)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from core.errors import DataError, SettingsError
 from core.evaluation.record import EvaluatedData
-from core.model.bundle import Bundle, load_bundle
+from core.model.opening import open_bundle
 from runtime.progress import say
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from core.data.class_folders import ClassFolders
     from core.data.laboratories import Laboratory
     from core.evaluation.scores import Predicted
+    from core.model.engine import Usable
+    from core.model.opening import EngineName
 
 __all__ = ["describe_data", "load_second", "read_data"]
 
@@ -46,14 +48,14 @@ def read_data(laboratory: Laboratory, class_names: Sequence[str]) -> ClassFolder
     return data
 
 
-def load_second(path: Path, first: Bundle) -> Bundle:
+def load_second(path: Path, first: Usable, engine: EngineName, device: str) -> Usable:
     """Load a bundle that is compared with another one.
 
     Raises:
         BundleError: The bundle cannot be used.
         SettingsError: With code ``other-classes`` where the two know different classes.
     """
-    second = load_bundle(path)
+    second = open_bundle(path, engine, device)
     if second.class_names != first.class_names:
         raise SettingsError(
             "other-classes", f"{path} knows {', '.join(second.class_names)}; the two cannot be compared."

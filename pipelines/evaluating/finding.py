@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from core.evaluation.detection import FieldMatch
     from core.finding.marked import MarkedFile
     from core.images.preprocessing import Prepared
-    from core.model.bundle import Bundle
+    from core.model.engine import Usable
 
 __all__ = ["measure_fields"]
 
@@ -34,7 +34,7 @@ _BATCH = 64
 
 
 def measure_fields(
-    bundle: Bundle, laboratory: Laboratory, data: ClassFolders, *, device: str, threads: int, resamples: int, seed: int
+    bundle: Usable, laboratory: Laboratory, data: ClassFolders, *, device: str, threads: int, resamples: int, seed: int
 ) -> Finding | None:
     """Find and classify every cell of a laboratory's fields, and compare with the marked ones.
 
@@ -50,9 +50,9 @@ def measure_fields(
     Returns:
         The scores; None where the bundle has no learned finder, or the laboratory's images are of one cell each.
     """
-    if bundle.finder is None or laboratory.boxes is None:
+    if bundle.record.finder is None or laboratory.boxes is None:
         return None
-    predictor, classes = Predictor(bundle, device), bundle.class_names
+    predictor, classes = Predictor(bundle, device, threads), bundle.class_names
     labelled = Counter((sample.path, sample.label) for sample in data.samples)
     files = list_fields(laboratory)
     matches: list[FieldMatch] = []

@@ -12,7 +12,7 @@ from core.model.predictor import Predictor
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from core.model.bundle import Bundle
+    from core.model.engine import Usable
     from pipelines.evaluating.results import Results
 
 __all__ = ["Mistake", "write_mistakes"]
@@ -49,7 +49,7 @@ class Mistake:
     of: int
 
 
-def write_mistakes(out: Path, bundle: Bundle, results: Results, data: Path, limit: int) -> list[Mistake]:
+def write_mistakes(out: Path, bundle: Usable, results: Results, data: Path, limit: int) -> list[Mistake]:
     """Write the most confident mistake of each source as original, heatmap and overlay.
 
     Args:

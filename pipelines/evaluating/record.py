@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -11,14 +11,15 @@ from core.evaluation.detection import Finding
 from core.evaluation.record import EvaluatedData, Heatmaps, NotebookSplit, RecordedEvaluation, UnknownTypes
 from core.evaluation.scores import Comparison, Evaluation
 from core.files import replace_file
-from core.model.bundle import CARD, load_bundle, write_metrics
+from core.model.bundle import load_bundle, write_metrics
 from core.model.card import write_card
+from core.model.record import CARD
 from core.settings import Settings, time_stamp
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from core.model.bundle import Bundle
+    from core.model.engine import Usable
 
 __all__ = ["EvaluatedBundle", "EvaluationRecord", "check_name", "record_in_bundle"]
 
@@ -28,6 +29,12 @@ class EvaluatedBundle(Settings):
 
     path: str = Field(description="folder of the bundle")
     id: str = Field(description="SHA-256 of weights and configuration")
+    engine: Literal["torch", "openvino"] = Field("torch", description="what ran it")
+
+    @classmethod
+    def of(cls, path: Path, bundle: Usable) -> EvaluatedBundle:
+        """Say which bundle it is that was loaded from a path."""
+        return cls(path=str(path), id=bundle.id, engine=bundle.engine_name)
 
 
 class EvaluationRecord(Settings):
@@ -43,7 +50,7 @@ class EvaluationRecord(Settings):
     finding: Finding | None = Field(None, description="how cells are found, where the images are marked fields")
 
 
-def check_name(bundle: Bundle, name: str, fingerprint: str) -> None:
+def check_name(bundle: Usable, name: str, fingerprint: str) -> None:
     """Refuse an evaluation that could not be written into its bundle, before it is made.
 
     Args:

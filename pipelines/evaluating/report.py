@@ -13,7 +13,7 @@ from runtime.pages import render
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from core.model.bundle import Bundle
+    from core.model.engine import Usable
     from pipelines.evaluating.record import EvaluationRecord
     from pipelines.evaluating.results import Results
 
@@ -21,7 +21,7 @@ __all__ = ["write_report"]
 
 
 def write_report(
-    out: Path, record: EvaluationRecord, bundle: Bundle, results: Results, data: Path, *, mistakes: int
+    out: Path, record: EvaluationRecord, bundle: Usable, results: Results, data: Path, *, mistakes: int
 ) -> None:
     """Write the report; ``evaluation.json`` comes last, so that a folder that has one is complete.
 

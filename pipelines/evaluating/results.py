@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from core.data.class_folders import Sample
     from core.images.preprocessing import Prepared
-    from core.model.bundle import Bundle
+    from core.model.engine import Usable
     from core.model.prediction import Prediction
 
 __all__ = ["Results", "predict"]
@@ -83,7 +83,7 @@ class _Shown:
     width: int
 
 
-def predict(bundle: Bundle, samples: Sequence[Sample], *, device: str, threads: int) -> Results:
+def predict(bundle: Usable, samples: Sequence[Sample], *, device: str, threads: int) -> Results:
     """Classify images and see where their heatmaps point, with a progress bar.
 
     Args:
@@ -92,7 +92,7 @@ def predict(bundle: Bundle, samples: Sequence[Sample], *, device: str, threads: 
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         threads: Number of threads that decode.
     """
-    predictor = Predictor(bundle, device)
+    predictor = Predictor(bundle, device, threads)
     readable: list[Sample] = []
     predictions: list[Prediction] = []
     pointings: list[Pointing | None] = []

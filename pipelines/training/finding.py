@@ -9,12 +9,13 @@ import numpy as np
 
 from core.errors import DataError
 from core.evaluation.detection import best_threshold, match_field, recall_precision
-from core.finding.finder import Finder, FinderRecord, FinderTraining
 from core.finding.marked import list_fields, load_fields
+from core.finding.record import FinderRecord, FinderTraining
+from core.finding.torch_finder import TorchFinder
 from core.images.cells import Box
 from core.model.bundle import save_bundle
 from core.model.card import write_card, write_card_with_finder
-from core.model.replay import REPLAY
+from core.model.record import REPLAY
 from runtime.progress import Progress, say
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def describe(training: Sequence[MarkedField], held_out: Sequence[MarkedField]) -
     )
 
 
-def match_fields(finder: Finder, fields: Sequence[MarkedField], least: float) -> list[FieldMatch]:
+def match_fields(finder: TorchFinder, fields: Sequence[MarkedField], least: float) -> list[FieldMatch]:
     """Look for cells in marked fields.
 
     Args:
@@ -122,7 +123,7 @@ def choose_record(
     if not marked:
         say(f"warning: no field with marked cells to choose the threshold by; it stays {record.threshold}")
         return record.model_copy(update={"training": learned})
-    matches = match_fields(Finder(network, record), marked, _LOWEST)
+    matches = match_fields(TorchFinder(network, record), marked, _LOWEST)
     threshold = best_threshold(matches)
     if apart:
         recall, precision = recall_precision(matches, threshold)
@@ -137,7 +138,7 @@ def _fully_marked(fields: Sequence[MarkedField]) -> list[MarkedField]:
     return [field for field in fields if field.exact and field.file.laboratory in camera]
 
 
-def save_with_finder(out: Path, bundle: Bundle, finder: Finder) -> Bundle:
+def save_with_finder(out: Path, bundle: Bundle, finder: TorchFinder) -> Bundle:
     """Write a bundle with another finder.
 
     Where images of one cell are cut out by their colour, now as before, what was measured of its classes holds;

@@ -101,7 +101,6 @@ def test_images_stay_where_they_are_where_the_card_has_no_room() -> None:
 @pytest.mark.usefixtures("_gpu")
 def test_the_card_classifies_and_explains(bundle: Bundle, fields: list[np.ndarray]) -> None:
     predictor = Predictor(bundle, "auto")
-    assert predictor.device.type == "cuda"
     found = predictor.predict([predictor.prepare(encode_jpeg(rgb))[1] for rgb in fields])
     assert all(one.cam is not None for one in found)
 

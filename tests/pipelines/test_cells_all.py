@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from conftest import browsing
 
+from core.errors import LeukorayError
 from core.images.drawings import CLASS_NAMES, draw_smear
 from core.model.bundle import load_bundle
 from core.model.predictor import Predictor
@@ -100,6 +101,26 @@ def test_a_run_of_fields_continues_to_the_same_rows(
     (again / "run.json").write_text(json.dumps(record | {"state": "running"}))
     run(field_bundle, slides, again, resume=True, batch_size=2)
     pd.testing.assert_frame_equal(rows(again), rows(done))
+
+
+def test_openvino_gives_the_same_rows_and_a_run_keeps_its_engine(
+    exported_bundle: Path, slides: Path, in_this_process: None, tmp_path: Path
+) -> None:
+    slow = run(exported_bundle, slides, tmp_path / "torch", engine="torch")
+    fast = run(exported_bundle, slides, tmp_path / "fast")
+    assert [json.loads((folder / "run.json").read_text())["engine"] for folder in (slow, fast)] == ["torch", "openvino"]
+    ours, theirs = rows(slow), rows(fast)
+    assert theirs["label"].tolist() == ours["label"].tolist()
+    numbers = ["left", "top", "right", "bottom", "confidence", "ood"]
+    np.testing.assert_allclose(theirs[numbers], ours[numbers], atol=1)
+    np.testing.assert_allclose(theirs["confidence"], ours["confidence"], atol=0.01)
+    record = json.loads((slow / "run.json").read_text())
+    (slow / "run.json").write_text(json.dumps(record | {"state": "running"}))
+    min((slow / "predictions").glob("*.parquet")).unlink()
+    with pytest.raises(LeukorayError, match="engine = "):
+        run(exported_bundle, slides, slow, engine="openvino", resume=True)
+    run(exported_bundle, slides, slow, engine="torch", resume=True)
+    pd.testing.assert_frame_equal(rows(slow), ours)
 
 
 def test_one_cell_of_several_is_flagged(

@@ -21,9 +21,10 @@ from core.errors import BundleError, DataError, SettingsError
 from core.finding.search import CellSearch
 from core.images.drawings import CLASS_NAMES, draw_field
 from core.images.preprocessing import Preprocessing
-from core.model.bundle import TrainingRecord, load_bundle
+from core.model.bundle import load_bundle
 from core.model.card import write_card
 from core.model.predictor import Predictor
+from core.model.record import TrainingRecord
 from core.training.checkpoint import save_checkpoint
 from core.training.recipe import load_recipe
 from pipelines.train import TrainSettings, train

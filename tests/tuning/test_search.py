@@ -12,8 +12,9 @@ import pytest
 from drawn import draw_class_folders
 
 from core.errors import SettingsError
-from core.model.bundle import SearchTrial, load_bundle
+from core.model.bundle import load_bundle
 from core.model.predictor import Predictor
+from core.model.record import SearchTrial
 from core.training.recipe import load_recipe
 from tuning.record import SearchRecord
 from tuning.search import SearchSettings, search

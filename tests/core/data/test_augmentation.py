@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from core.data.augment import augment
 from core.data.augmentation import Augmentation
 from core.images.drawings import draw_field
 
@@ -29,7 +30,7 @@ def pixels() -> torch.Tensor:
 
 def views(pixels: torch.Tensor, seed: int = 0, side: int = 128, **amounts: object) -> torch.Tensor:
     augmentation = Augmentation.model_validate(NOTHING | amounts)
-    return augmentation.apply(pixels, side, side, torch.Generator().manual_seed(seed))
+    return augment(augmentation, pixels, side, side, torch.Generator().manual_seed(seed))
 
 
 def test_nothing_changes_nothing(pixels: torch.Tensor) -> None:

@@ -15,10 +15,10 @@ from core.images.cells import Box, find_white_cell
 from core.images.drawings import CLASS_NAMES, draw_field
 from core.images.heatmap import Heatmap, MapGeometry, find_peak
 from core.model.bundle import load_bundle
-from core.model.engine import TorchEngine
+from core.model.engine import normalise_maps
 from core.model.geometry import measure_origin
-from core.model.gradcam import normalise_maps
 from core.model.predictor import Predictor
+from core.model.torch_engine import TorchEngine
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -125,7 +125,7 @@ def test_randomising_the_head_destroys_the_maps(shipped: Path, blood_cells: Path
         return torch.einsum("nk,nkhw->nhw", weight[classes], outputs.feature_map)
 
     def hits(signed: torch.Tensor) -> float:
-        drawn = normalise_maps(signed.relu()).numpy()
+        drawn = normalise_maps(signed.relu().numpy())
         found = [
             point(cell, Heatmap(cam, *prepared.pixels.shape[:2], geometry), prepared.box, *picture.rgb.shape[:2])
             for cell, cam, (picture, prepared) in zip(cells, drawn, pairs, strict=True)

@@ -12,10 +12,11 @@ import torch
 
 from core.errors import BundleError, SettingsError
 from core.evaluation.detection import match_field, recall_precision
-from core.finding.finder import FINDER, Finder, FinderRecord
 from core.finding.marked import MarkedField, MarkedFile
 from core.finding.network import FinderNetwork
+from core.finding.record import FINDER, FinderRecord
 from core.finding.search import CellSearch
+from core.finding.torch_finder import TorchFinder
 from core.images.cells import Box, CellFinder
 from core.images.drawings import CLASS_NAMES, draw_smear
 from core.images.preprocessing import Preprocessing
@@ -31,7 +32,7 @@ PREPROCESSING = Preprocessing(height=64, width=64, cell=CellFinder())
 
 
 @pytest.fixture(scope="module")
-def finder(shipped: Path) -> Finder:
+def finder(shipped: Path) -> TorchFinder:
     found = load_bundle(shipped).finder
     assert found is not None
     return found
@@ -45,14 +46,14 @@ def smear(count: int, seed: int, **options: object) -> tuple[NDArray[np.uint8], 
 @pytest.mark.parametrize(
     ("count", "size"), [(0, (640, 480)), (1, (640, 480)), (2, (640, 480)), (8, (960, 720)), (40, (1800, 1400))]
 )
-def test_drawn_cells_are_counted_right(finder: Finder, count: int, size: tuple[int, int]) -> None:
+def test_drawn_cells_are_counted_right(finder: TorchFinder, count: int, size: tuple[int, int]) -> None:
     rgb, cells = smear(count, count + 1, width=size[0], height=size[1])
     found = finder.find(rgb)
     assert len(found) == count
     assert recall_precision([match_field(found, [Box(*cell.box) for cell in cells])]) == (1.0, 1.0)
 
 
-def test_cells_that_touch_and_cells_at_the_border_are_each_one(finder: Finder) -> None:
+def test_cells_that_touch_and_cells_at_the_border_are_each_one(finder: TorchFinder) -> None:
     centres = [(200.0, 240.0), (264.0, 250.0), (8.0, 100.0), (500.0, 470.0)]
     rgb, cells = draw_smear(
         ["NEUTROPHIL", "EOSINOPHIL", "NEUTROPHIL", "EOSINOPHIL"], np.random.default_rng(4), centres=centres
@@ -61,7 +62,7 @@ def test_cells_that_touch_and_cells_at_the_border_are_each_one(finder: Finder) -
     assert recall_precision([match_field(found, [Box(*cell.box) for cell in cells])]) == (1.0, 1.0)
 
 
-def test_the_main_cell_is_prepared_and_others_are_counted(finder: Finder) -> None:
+def test_the_main_cell_is_prepared_and_others_are_counted(finder: TorchFinder) -> None:
     rgb, cells = smear(3, 7)
     search = CellSearch(PREPROCESSING, finder.cutting_out())
     main, every = search.prepare(rgb), search.prepare_every(rgb)
@@ -73,7 +74,7 @@ def test_the_main_cell_is_prepared_and_others_are_counted(finder: Finder) -> Non
     assert len({one.cell for one in every}) == len(cells)
 
 
-def test_a_network_that_learned_from_colours_gets_what_they_find(finder: Finder) -> None:
+def test_a_network_that_learned_from_colours_gets_what_they_find(finder: TorchFinder) -> None:
     rgb, _ = smear(3, 7)
     plain, main = CellSearch(PREPROCESSING).prepare(rgb), CellSearch(PREPROCESSING, finder).prepare(rgb)
     assert main.box == plain.box
@@ -83,7 +84,7 @@ def test_a_network_that_learned_from_colours_gets_what_they_find(finder: Finder)
     assert CellSearch(PREPROCESSING, finder).prepare(one).others == 0
 
 
-def test_a_picture_without_cells_has_none(finder: Finder) -> None:
+def test_a_picture_without_cells_has_none(finder: TorchFinder) -> None:
     rgb, _ = smear(0, 3)
     search = CellSearch(PREPROCESSING, finder)
     assert search.prepare_every(rgb) == []
@@ -97,13 +98,13 @@ def test_without_a_finder_there_is_at_most_one_cell() -> None:
     assert one.score is None
 
 
-def test_a_cell_that_the_edge_hides_says_so(finder: Finder) -> None:
+def test_a_cell_that_the_edge_hides_says_so(finder: TorchFinder) -> None:
     rgb, _ = draw_smear(["NEUTROPHIL"], np.random.default_rng(1), centres=[(-12.0, 240.0)])
     (one,) = CellSearch(PREPROCESSING, finder).prepare_every(rgb)
     assert one.hidden
 
 
-def test_one_image_can_be_searched_from_several_threads(finder: Finder) -> None:
+def test_one_image_can_be_searched_from_several_threads(finder: TorchFinder) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     rgb, _ = smear(3, 7)
@@ -187,7 +188,7 @@ def test_a_checkpoint_of_other_boxes_or_shares_is_refused(tmp_path: Path) -> Non
 def test_a_finder_learns_drawn_cells_from_nothing() -> None:
     trainer = FinderTrainer(drawn_fields(12), config(steps=250, batch_size=8, side=128, averaging=0.97))
     trainer.fit()
-    finder = Finder(trainer.network, FinderRecord.model_validate({"side": 192, "threshold": 0.3}))
+    finder = TorchFinder(trainer.network, FinderRecord.model_validate({"side": 192, "threshold": 0.3}))
     matches = []
     for seed in range(10):
         rgb, cells = smear(2, 500 + seed, width=400, height=300)
@@ -199,4 +200,4 @@ def test_a_finder_learns_drawn_cells_from_nothing() -> None:
 
 def test_a_random_finder_finds_hardly_anything() -> None:
     torch.manual_seed(0)
-    assert Finder(FinderNetwork().eval(), FinderRecord.model_validate({})).find(smear(2, 1)[0]) == []
+    assert TorchFinder(FinderNetwork().eval(), FinderRecord.model_validate({})).find(smear(2, 1)[0]) == []

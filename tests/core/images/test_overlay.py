@@ -23,11 +23,12 @@ from core.images.overlay import (
     write_words,
 )
 from core.images.preprocessing import Preprocessing
-from core.model.bundle import Bundle, BundleRecord
+from core.model.bundle import Bundle
 from core.model.confidence import Confidence
-from core.model.engine import forward
 from core.model.network import build_network
 from core.model.predictor import Predictor
+from core.model.record import BundleRecord
+from core.model.torch_engine import forward
 
 EVERYWHERE = Heatmap(np.ones((4, 4), np.float32), 128, 128, MapGeometry(32))
 NOWHERE = Heatmap(np.zeros((4, 4), np.float32), 128, 128, MapGeometry(32))

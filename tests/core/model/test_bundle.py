@@ -12,7 +12,7 @@ import torch
 from core.errors import BundleError
 from core.model.bundle import load_bundle, save_bundle, write_metrics
 from core.model.card import write_card
-from core.model.engine import forward
+from core.model.torch_engine import forward
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 from core.errors import DataError, SettingsError
 from core.images.heatmap import MapGeometry
 from core.images.preprocessing import Preprocessing
-from core.model.engine import TorchEngine, forward
 from core.model.geometry import find_geometry
 from core.model.gradcam import head_gradcam
 from core.model.network import build_network
+from core.model.torch_engine import TorchEngine, forward
 
 PROJECT = Path(__file__).resolve().parents[3]
 

@@ -14,7 +14,8 @@ from core.data.image_set import ImageSet
 from core.errors import BundleError
 from core.images.preprocessing import Preprocessing
 from core.model.network import build_network
-from core.model.replay import REPLAY, Replay, inner_layer, record_replay
+from core.model.record import REPLAY
+from core.model.replay import Replay, inner_layer, record_replay
 from core.training.config import TrainingConfig
 from core.training.rehearsal import Rehearsal, _with_stored, remembered
 from core.training.trainer import Trainer, predict_logits

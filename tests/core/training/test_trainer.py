@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from scipy.special import softmax
 from sklearn.metrics import log_loss
 
+from core.data.augment import augment
 from core.data.augmentation import Augmentation
 from core.data.class_folders import Sample
 from core.data.image_set import ImageSet
@@ -211,12 +212,14 @@ def test_augmentation_without_amounts_changes_nothing() -> None:
         horizontal_flip=False, vertical_flip=False, rotation=0, brightness=0, contrast=0, saturation=0, hue=0
     )
     pixels = images(4).pixels
-    views = still.apply(pixels, 32, 32, torch.Generator().manual_seed(0))
+    views = augment(still, pixels, 32, 32, torch.Generator().manual_seed(0))
     torch.testing.assert_close(views, pixels.permute(0, 3, 1, 2).float(), atol=1e-3, rtol=0)
 
 
 def test_augmentation_is_decided_by_the_generator() -> None:
-    views = [Augmentation(rotation=90).apply(images(4).pixels, 32, 32, torch.Generator().manual_seed(3)) for _ in "ab"]
+    views = [
+        augment(Augmentation(rotation=90), images(4).pixels, 32, 32, torch.Generator().manual_seed(3)) for _ in "ab"
+    ]
     torch.testing.assert_close(*views, atol=0, rtol=0)
     assert views[0].min() >= 0
     assert views[0].max() <= 255
@@ -237,13 +240,12 @@ def test_the_last_epochs_are_a_cycle_of_their_own_and_the_mean_is_kept(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     contrasts: list[float] = []
-    plain = Augmentation.apply
 
-    def apply(self: Augmentation, *given: object) -> torch.Tensor:
-        contrasts.append(self.contrast)
-        return plain(self, *given)  # type: ignore[arg-type]
+    def watched(amounts: Augmentation, *given: Any) -> torch.Tensor:
+        contrasts.append(amounts.contrast)
+        return augment(amounts, *given)
 
-    monkeypatch.setattr(Augmentation, "apply", apply)
+    monkeypatch.setattr("core.training.trainer.augment", watched)
     finish = {"share": 0.4, "learning_rate": 1e-4, "augmentation": {"contrast": 0.1}}
     settings = config(epochs=5, finish=finish, batch_size=24, keep="last", schedule="one-cycle", averaging=0.5)
     run = trainer(settings)

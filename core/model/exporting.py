@@ -1,0 +1,155 @@
+"""Writing a bundle's network in the format of another engine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.numpy import save as save_arrays
+from torch import nn
+
+from core.errors import SettingsError
+from core.files import replace_file
+from core.finding.torch_finder import normalise
+from core.images.drawings import CLASS_NAMES, draw_field
+from core.model.bundle import load_bundle
+from core.model.exported import FOLDER, LARGEST_DIFFERENCE, OpenVinoEngine
+from core.model.record import CONFIG, ExportRecord
+
+if TYPE_CHECKING:
+    from core.finding.torch_finder import TorchFinder
+    from core.images.preprocessing import Preprocessing
+    from core.model.bundle import Bundle
+    from core.model.torch_engine import TorchEngine
+
+__all__ = ["ExportedNetwork", "write_openvino"]
+
+_COMPARED = 48
+_STORED = 8
+
+
+class ExportedNetwork(nn.Module):
+    """From pixels to logits, class maps and features: what an exported file computes.
+
+    Args:
+        bundle: The bundle.
+
+    Attributes:
+        preprocessing: The record that the network was trained with.
+        engine: The network in PyTorch.
+
+    Raises:
+        SettingsError: With code ``export-no-maps`` where the network does not end in pooling and one linear layer.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__()
+        self.preprocessing: Preprocessing = bundle.record.preprocessing
+        self.engine: TorchEngine = bundle.engine("cpu")
+        if self.engine.head_weight is None:
+            raise SettingsError(
+                "export-no-maps",
+                f"{bundle.architecture} does not end in pooling and one linear layer, so that its maps are no product"
+                " that a file could hold.",
+            )
+        self._weight = self.engine.head_weight
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return logits (N, C), class maps (N, C, h, w) and features (N, K) of pixels (N, H, W, 3) uint8."""
+        outputs = self.engine(pixels)
+        cells = outputs.feature_map.shape[2] * outputs.feature_map.shape[3]
+        maps = torch.einsum("ck,nkhw->nchw", self._weight, outputs.feature_map) / cells
+        return outputs.logits, maps, outputs.features
+
+
+class _ExportedFinder(nn.Module):
+    def __init__(self, finder: TorchFinder) -> None:
+        super().__init__()
+        self._network = finder.folded
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self._network(normalise(pixels))
+
+
+def write_openvino(folder: Path) -> ExportRecord:
+    """Add a bundle's network and finder in OpenVINO's format to it, and say how near the answers are.
+
+    Weights are stored as 16-bit floats and computed with in 32 bits. The config, and so the bundle's identity, changes
+    last: a kill leaves the bundle as it was.
+
+    Args:
+        folder: Folder of the bundle.
+
+    Raises:
+        BundleError: The bundle cannot be used.
+        SettingsError: With code ``no-openvino`` where the package is missing, ``export-no-maps`` where the network's
+            maps cannot be exported, or ``export-differs`` where OpenVINO's answers are not PyTorch's.
+    """
+    bundle = load_bundle(folder)
+    network = ExportedNetwork(bundle).eval()
+    height, width = bundle.record.preprocessing.size
+    files = _converted("model", network, torch.zeros(2, height, width, 3, dtype=torch.uint8), [-1, height, width, 3])
+    if bundle.finder is not None:
+        field = torch.zeros(1, 192, 256, 3, dtype=torch.uint8)
+        files |= _converted("finder", _ExportedFinder(bundle.finder).eval(), field, [1, -1, -1, 3])
+    pixels = _drawn(bundle)
+    confidence, geometry = bundle.record.confidence, network.engine.geometry
+    ours = network.engine.answer(pixels, gradcam=False).logits
+    engine = OpenVinoEngine(files["model.xml"], files["model.bin"], geometry, torch.get_num_threads())
+    theirs = engine.answer(pixels, gradcam=False).logits
+    expected, found = confidence.probabilities(ours), confidence.probabilities(theirs)
+    difference = float(np.abs(expected - found).max())
+    if not difference <= LARGEST_DIFFERENCE["fp32"]:
+        raise SettingsError(
+            "export-differs", f"OpenVINO's probabilities differ from PyTorch's by up to {difference:.2g}."
+        )
+    files["probe.safetensors"] = save_arrays(
+        {"pixels": pixels[:_STORED], "probabilities": expected[:_STORED].astype(np.float32)}
+    )
+    record = ExportRecord(
+        engine="openvino",
+        precision="fp32",
+        files={name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+        heatmap=geometry,
+        compared=len(pixels),
+        agreement=float((ours.argmax(axis=1) == theirs.argmax(axis=1)).mean()),
+        difference=difference,
+    )
+    (folder / FOLDER).mkdir(exist_ok=True)
+    for name, content in files.items():
+        replace_file(folder / FOLDER / name, content)
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config["leukoray"]["export"] = record.model_dump(mode="json")
+    replace_file(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+    return record
+
+
+def _converted(name: str, network: nn.Module, example: torch.Tensor, shape: list[int]) -> dict[str, bytes]:
+    """Return a network's files in OpenVINO's format, by name."""
+    sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType] - it reports to its maker
+    try:
+        import openvino  # noqa: PLC0415 - optional
+    except ImportError:
+        raise SettingsError(
+            "no-openvino", "Exporting for OpenVINO needs its package; install it with: pip install 'leukoray[openvino]'"
+        ) from None
+    convert: Any = openvino.convert_model
+    with torch.inference_mode():
+        model = convert(network, example_input=example, input=[openvino.PartialShape(shape)])
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary) / f"{name}.xml"
+        openvino.save_model(model, place, compress_to_fp16=True)
+        return {file: (Path(temporary) / file).read_bytes() for file in (f"{name}.xml", f"{name}.bin")}
+
+
+def _drawn(bundle: Bundle) -> np.ndarray:
+    """Return drawn cells as the network gets them, (N, H, W, 3) uint8."""
+    rng, cells = np.random.default_rng(0), bundle.cell_search()
+    kinds = [CLASS_NAMES[number % len(CLASS_NAMES)] for number in range(_COMPARED)]
+    return np.stack([cells.prepare(draw_field(kind, rng)).pixels for kind in kinds])
