@@ -8,7 +8,7 @@ import ray
 from ray import serve as ray_serve
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
-from core.model.bundle import load_bundle
+from core.model.opening import open_bundle
 from runtime.cluster import WORKER_ENVIRONMENT
 from serve.classifier import Classifier
 from serve.ingress import Ingress
@@ -41,7 +41,7 @@ def check(settings: ServeSettings) -> None:
         LeukorayError: Keys or bundle cannot be used.
     """
     settings.keys()
-    load_bundle(settings.bundle)
+    open_bundle(settings.bundle, settings.engine, settings.device)
 
 
 def build(settings: ServeSettings) -> Application:

@@ -9,13 +9,12 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from ray import serve as ray_serve
 
 from core.errors import SettingsError
 from core.images.cells import Box
 from core.images.preprocessing import Prepared
-from core.model.bundle import load_bundle
+from core.model.opening import open_bundle
 from core.model.predictor import Predictor
 from serve.batcher import Batcher
 from serve.bundles import Loaded, ServedBundles
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from core.model.bundle import Bundle
+    from core.model.engine import Usable
     from core.model.prediction import Prediction
     from serve.registry import AnyRegistry
     from serve.settings import ServeSettings
@@ -56,7 +55,6 @@ class Classifier:
     def __init__(self, settings: ServeSettings, registry: AnyRegistry | None = None) -> None:
         if settings.lower_priority:
             lower_priority()
-        torch.set_num_threads(settings.torch_threads)
         self._settings = settings
         self._begun: float | None = None
         registry = registry or RegistryClient(ray_serve.get_replica_context().app_name)
@@ -124,8 +122,9 @@ class Classifier:
 
     def _load(self, folder: Path) -> Loaded:
         """Load a bundle, and see that it works, before anybody depends on it."""
-        bundle = load_bundle(folder)
-        predictor = Predictor(bundle, self._settings.device)
+        settings = self._settings
+        bundle = open_bundle(folder, settings.engine, settings.device)
+        predictor = Predictor(bundle, settings.device, settings.compute_threads)
         preprocessing = bundle.record.preprocessing
         grey = np.full((preprocessing.height, preprocessing.width, 3), 200, np.uint8)
         blank = Prepared(grey, Box(0.0, 0.0, float(preprocessing.width), float(preprocessing.height)), found=True)
@@ -162,11 +161,12 @@ def _warm_sizes(batch_size: int) -> list[int]:
     return [*(1 << power for power in range(batch_size.bit_length())), batch_size]
 
 
-def _describe(bundle: Bundle, map_shape: tuple[int, ...], name: str) -> Model:
+def _describe(bundle: Usable, map_shape: tuple[int, ...], name: str) -> Model:
     record = bundle.record
     facts = {
         "bundle": bundle.id,
         "name": name,
+        "engine": bundle.engine_name,
         "class_names": list(bundle.class_names),
         "preprocessing": record.preprocessing.model_dump(mode="json"),
         "finder": record.finder.model_dump(mode="json") if record.finder else None,

@@ -1,4 +1,4 @@
-"""What ingress and classifier say to each other; nothing here needs torch but a bundle's learned finder."""
+"""What ingress and classifier say to each other; nothing here needs torch but a finder that runs in it."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -397,8 +398,6 @@ def _see(picture: Picture, *, draw: bool) -> Seen:
 
 def _on_one_thread(model: Model) -> Model:
     """Let a learned finder run in the thread that calls it, of which there are as many as decoders."""
-    if model.cells.finder is not None:
-        import torch  # noqa: PLC0415 - only a bundle with a learned finder needs it here
-
-        torch.set_num_threads(1)
+    if "torch" in sys.modules:  # it came with the model, whose finder runs in it
+        sys.modules["torch"].set_num_threads(1)
     return model

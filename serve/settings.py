@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from core.errors import SettingsError
 from core.images.decoder import MAX_PIXELS
+from core.model.opening import EngineName
 from core.settings import Settings, describe_problems
 
 if TYPE_CHECKING:
@@ -37,7 +38,10 @@ class ServeSettings(Settings):
     )
     model_name: str = Field("blood-cells", pattern=r"^[\w.-]{1,80}$", description="name under /v2/models")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    threads: int = Field(0, ge=0, description="torch threads of a classifier; 0: the cores but one, at most 4")
+    engine: EngineName = Field("auto", description="what runs the network; auto: openvino on CPUs if the bundle has it")
+    threads: int = Field(
+        0, ge=0, description="threads that a classifier computes with; 0: the cores but one, at most 4"
+    )
     replicas: int = Field(1, ge=1, description="classifiers that run at the least")
     max_replicas: int = Field(0, ge=0, description="classifiers that Serve may scale up to; 0: no scaling")
     gpus_per_replica: float | None = Field(
@@ -119,8 +123,8 @@ class ServeSettings(Settings):
         return self.api_keys + keys
 
     @property
-    def torch_threads(self) -> int:
-        """Torch threads of a classifier."""
+    def compute_threads(self) -> int:
+        """Threads that a classifier computes with."""
         return self.threads or max(1, min(_MOST_THREADS, (os.cpu_count() or 1) - 1))
 
 

@@ -138,6 +138,7 @@ class ModelFacts(BaseModel):
 
     bundle: str = Field(description="SHA-256 of weights and configuration")
     name: str
+    engine: str = Field(description="what runs the network: torch or openvino")
     class_names: list[str]
     preprocessing: dict[str, Any]
     finder: dict[str, Any] | None = Field(description="the learned finder of white cells, if the bundle has one")

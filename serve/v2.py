@@ -38,6 +38,9 @@ DEFINITIONS: dict[str, Any] = SCHEMA.pop("$defs")
 """Schemas that the request's schema refers to, for the OpenAPI document."""
 
 _GRADCAM = "-gradcam"
+_PLATFORMS = {"torch": "pytorch_eager", "openvino": "openvino"}
+"""The protocol's names of the engines."""
+
 _TYPES = {"", "application/json", "application/octet-stream"}
 
 
@@ -134,8 +137,9 @@ async def facts(request: Request, name: _Name, version: _Name | None = None) -> 
     inputs = [{"name": "image", "datatype": "BYTES", "shape": [-1]}]
     inputs += [{"name": "pixels", "datatype": "UINT8", "shape": [-1, -1, -1, 3]}]
     outputs = [{"name": one.name, "datatype": one.datatype, "shape": [-1, *one.shape]} for one in asked.outputs]
-    content = {"name": name, "versions": [asked.model.id], "platform": "pytorch_eager", "inputs": inputs}
-    return JSONResponse({**content, "outputs": outputs})
+    platform = _PLATFORMS[asked.model.facts["engine"]]
+    content = {"name": name, "versions": [asked.model.id], "platform": platform, "inputs": inputs, "outputs": outputs}
+    return JSONResponse(content)
 
 
 @router.get("/models/{name}/ready", summary="Whether a model can be used", **_READY)

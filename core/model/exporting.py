@@ -6,6 +6,7 @@ import hashlib
 import json
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,7 +141,8 @@ def _converted(name: str, network: nn.Module, example: torch.Tensor, shape: list
             "no-openvino", "Exporting for OpenVINO needs its package; install it with: pip install 'leukoray[openvino]'"
         ) from None
     convert: Any = openvino.convert_model
-    with torch.inference_mode():
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # OpenVINO's own, about what it calls in PyTorch
         model = convert(network, example_input=example, input=[openvino.PartialShape(shape)])
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary) / f"{name}.xml"

@@ -152,7 +152,8 @@ def save_with_finder(out: Path, bundle: Bundle, finder: TorchFinder) -> Bundle:
     Raises:
         BundleError: The bundle cannot be written.
     """
-    metrics = None if finder.record.cuts_out else bundle.metrics
+    cut_out = finder.record.cuts_out or (bundle.record.finder is not None and bundle.record.finder.cuts_out)
+    metrics = None if cut_out else bundle.metrics
     if metrics:  # what its last finder found
         kept_scores = {
             name: evaluation.model_copy(update={"finding": None}) for name, evaluation in metrics.evaluations.items()

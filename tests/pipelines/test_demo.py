@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -15,6 +16,9 @@ from core.model.bundle import load_bundle
 from core.model.predictor import Predictor
 from pipelines import demo
 from pipelines.demo import DemoSettings, DrawnSlides, draw_slides
+
+if TYPE_CHECKING:
+    from core.model.prediction import Prediction
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +34,21 @@ def test_the_shipped_bundle_recognises_drawn_cells(kind: str, predictor: Predict
     assert np.mean(right) >= 0.75
 
 
-def test_fields_without_a_cell_and_with_an_odd_stain_are_flagged(predictor: Predictor) -> None:
+def odd(predictor: Predictor, oddity: str) -> list[Prediction]:
     rng = np.random.default_rng(22)
-    for oddity in ("no-cell", "odd-stain"):
-        drawn = [predictor.prepare(encode_jpeg(draw_field("NEUTROPHIL", rng, oddity=oddity)))[1] for _ in range(10)]
-        assert np.mean([prediction.flag != "" for prediction in predictor.predict(drawn)]) >= 0.8
+    drawn = [encode_jpeg(draw_field("NEUTROPHIL", rng, oddity=oddity)) for _ in range(10)]
+    return predictor.predict([predictor.prepare(one)[1] for one in drawn])
+
+
+@pytest.mark.parametrize("oddity", ["no-cell", "cut-off"])
+def test_what_shows_no_whole_cell_is_flagged(predictor: Predictor, oddity: str) -> None:
+    assert np.mean([one.flag != "" for one in odd(predictor, oddity)]) >= 0.8
+
+
+def test_an_odd_stain_is_unfamiliar_and_its_cells_are_flagged_or_right(predictor: Predictor) -> None:
+    found = odd(predictor, "odd-stain")
+    assert all(one.unfamiliar for one in found)
+    assert np.mean([one.flag != "" or one.label == "NEUTROPHIL" for one in found]) >= 0.8
 
 
 def test_the_same_seed_draws_the_same_slides(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import cv2
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from core.errors import DataError, SettingsError
+from core.finding.torch_finder import TorchFinder
 from core.images.drawings import CLASS_NAMES, draw_smear
 from core.model.bundle import load_bundle
 from pipelines.evaluate import EvaluateSettings, evaluate
@@ -75,7 +77,8 @@ def test_what_was_measured_with_another_finder_is_left_out(fields: Path, shipped
     shipping = load_bundle(shipped, with_replay=True)
     assert shipping.finder is not None
     for cuts_out in (False, True):
-        finder = shipping.finder.cutting_out() if cuts_out else shipping.finder
+        finder = TorchFinder(shipping.finder.network, shipping.finder.record.model_copy(update={"cuts_out": cuts_out}))
+        shipping = replace(shipping, record=shipping.record.model_copy(update={"finder": finder.record}))
         first = save_with_finder(tmp_path / f"first-{cuts_out}", shipping, finder)
         assert (first.metrics is None) is cuts_out
         out = tmp_path / f"new-{cuts_out}"

@@ -76,12 +76,13 @@ def test_the_main_cell_is_prepared_and_others_are_counted(finder: TorchFinder) -
 
 def test_a_network_that_learned_from_colours_gets_what_they_find(finder: TorchFinder) -> None:
     rgb, _ = smear(3, 7)
-    plain, main = CellSearch(PREPROCESSING).prepare(rgb), CellSearch(PREPROCESSING, finder).prepare(rgb)
+    beside = TorchFinder(finder.network, finder.record.model_copy(update={"cuts_out": False}))
+    plain, main = CellSearch(PREPROCESSING).prepare(rgb), CellSearch(PREPROCESSING, beside).prepare(rgb)
     assert main.box == plain.box
     assert (main.pixels == plain.pixels).all()
     assert main.others == 2
     one, _ = smear(1, 5)
-    assert CellSearch(PREPROCESSING, finder).prepare(one).others == 0
+    assert CellSearch(PREPROCESSING, beside).prepare(one).others == 0
 
 
 def test_a_picture_without_cells_has_none(finder: TorchFinder) -> None:

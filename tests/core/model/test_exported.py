@@ -26,7 +26,6 @@ from core.model.record import CONFIG, WEIGHTS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytestmark = pytest.mark.filterwarnings("ignore")
 
 PROJECT = Path(__file__).resolve().parents[3]
 FIELD = encode_jpeg(draw_smear(list(CLASS_NAMES), np.random.default_rng(5))[0])
