@@ -8,7 +8,8 @@ compared as ratios of medians:
 - ceiling: forward passes alone, on tensors in memory, with as many torch threads as the run has in all;
 - end to end: files on disk to Parquet and overlays, as a user starts it, in its own process, counted from the
   moment the first worker begins (starting Ray and importing torch is reported beside it);
-- Grad-CAM: ``--gradcam all`` against ``none``; and the one-pass map against the grad-cam package.
+- Grad-CAM: ``--gradcam all`` against ``none``; and the one-pass map against the grad-cam package;
+- engines: all of this in PyTorch; and OpenVINO against it, alone and end to end, where the bundle has it.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from core.images.decoder import decode
 from core.model.bundle import load_bundle
 from core.model.engine import normalise_maps
+from core.model.exported import OpenVinoEngine, load_exported
 from core.model.gradcam import one_pass_gradcam
 from core.model.torch_engine import fold_batch_norm, forward
 from pipelines.classification.slides import list_slides
@@ -51,23 +53,23 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def classify(options: argparse.Namespace, gradcam: str) -> dict:
+def classify(options: argparse.Namespace, gradcam: str, engine: str = "torch") -> dict:
     """Run the command in its own process; return its run.json."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, str(PROJECT / "pipelines" / "classify.py"), options.images, "--out", f"{folder}/run"]
         command += ["--limit", str(options.count), "--gradcam", gradcam, "--batch-size", str(BATCH)]
-        command += ["--model", str(options.model), "--max-error-rate", "1"]
+        command += ["--model", str(options.model), "--max-error-rate", "1", "--engine", engine]
         subprocess.run(command, check=True, capture_output=True)
         return json.loads(Path(folder, "run", "run.json").read_text())
 
 
-def load_batch(options: argparse.Namespace) -> torch.Tensor:
-    """Prepare the first images as one batch in memory."""
+def load_pixels(options: argparse.Namespace) -> np.ndarray:
+    """Prepare the first images in memory, (N, H, W, 3) uint8."""
     preprocessing = load_bundle(options.model).record.preprocessing
     entries = islice((entry for entry in list_slides(open_folder(options.images)) if entry and not entry.code), BATCH)
-    pixels = [preprocessing.prepare(decode(Path(entry.path.decode()).read_bytes()).rgb).pixels for entry in entries]
-    batch = preprocessing.normalise(torch.from_numpy(np.stack(pixels)))
-    return batch.contiguous(memory_format=torch.channels_last)
+    return np.stack(
+        [preprocessing.prepare(decode(Path(entry.path.decode()).read_bytes()).rgb).pixels for entry in entries]
+    )
 
 
 def forward_rate(network: torch.nn.Module, batch: torch.Tensor, threads: int, count: int) -> float:
@@ -80,6 +82,15 @@ def forward_rate(network: torch.nn.Module, batch: torch.Tensor, threads: int, co
         for _ in range(count // len(batch)):
             forward(network, batch)
     return count // len(batch) * len(batch) / (time.perf_counter() - started)
+
+
+def engine_rate(engine: OpenVinoEngine, pixels: np.ndarray, count: int) -> float:
+    """Images per second of an engine alone."""
+    engine.answer(pixels, gradcam=False)
+    started = time.perf_counter()
+    for _ in range(count // len(pixels)):
+        engine.answer(pixels, gradcam=False)
+    return count // len(pixels) * len(pixels) / (time.perf_counter() - started)
 
 
 def gradcam_seconds(network: torch.nn.Module, batch: torch.Tensor) -> tuple[float, float]:
@@ -101,9 +112,12 @@ def main() -> None:
     options = parse()
     bundle = load_bundle(options.model)
     plain = bundle.network.to(memory_format=torch.channels_last)
-    folded = fold_batch_norm(plain).to(memory_format=torch.channels_last)
-    batch = load_batch(options)
+    pixels = load_pixels(options)
+    batch = bundle.record.preprocessing.normalise(torch.from_numpy(pixels))
+    batch = batch.contiguous(memory_format=torch.channels_last)
+    folded = fold_batch_norm(plain, batch[:1]).to(memory_format=torch.channels_last)
     threads = torch.get_num_threads()
+    fast = load_exported(options.model).engine("cpu", threads) if bundle.record.export else None
     rows: list[dict[str, float]] = []
     for number in range(1, options.rounds + 1):
         row = {
@@ -115,6 +129,9 @@ def main() -> None:
             row[gradcam] = record["throughput"]["images_per_s_once_started"]
             row[f"{gradcam}_whole"] = record["throughput"]["images_per_s"]
             row[f"{gradcam}_starting"] = record["sessions"][0]["starting_s"]
+        if fast is not None:
+            row["fast_ceiling"] = engine_rate(fast, pixels, options.count)
+            row["fast"] = classify(options, "all", "openvino")["throughput"]["images_per_s_once_started"]
         torch.set_num_threads(threads)
         row["ours"], row["package"] = gradcam_seconds(plain, batch)
         rows.append(row)
@@ -132,6 +149,9 @@ def main() -> None:
     print(f"end to end / ceiling                  {median['all'] / median['ceiling']:8.2f}   (aim: at least 0.85)")
     print(f"end to end / folded ceiling           {median['all'] / median['folded']:8.2f}")
     print(f"the same with starting counted        {median['all_whole'] / median['ceiling']:8.2f}")
+    if fast is not None:
+        print(f"OpenVINO / PyTorch, alone             {median['fast_ceiling'] / median['folded']:8.2f}")
+        print(f"OpenVINO / PyTorch, end to end        {median['fast'] / median['all']:8.2f}")
     print(f"time of all / time of none            {median['none'] / median['all']:8.2f}   (aim: at most 1.10)")
     print(
         f"grad-cam package / one pass           {median['package'] / median['ours']:8.2f}   times as long for one batch"

@@ -145,7 +145,7 @@ def command_of(name: str, port: int, options: argparse.Namespace) -> list[str]:
     """Return the command line of a server."""
     common = ["--port", str(port), "--threads", str(options.threads)]
     if name == "leukoray":
-        most = ["--batch-size", str(options.batch), "--bundle", str(options.model)]
+        most = ["--batch-size", str(options.batch), "--bundle", str(options.model), "--engine", "torch"]
         most += [] if options.normal_priority else ["--lower-priority"]
         return [sys.executable, "serve/run.py", *common, *most]
     python = sys.executable if name == "fastapi" else options.peers
