@@ -14,11 +14,9 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from core.errors import LeukorayError
-from core.model.bundle import Bundle
 from core.model.opening import EngineName, choose_engine, open_bundle
 from core.model.record import read_bundle
 from core.settings import Settings
-from pipelines.classification.adaptation import adapt_for_run
 from pipelines.classification.journal import Journal
 from pipelines.classification.listing import list_images
 from pipelines.classification.location import refuse_recorded_secrets
@@ -126,7 +124,9 @@ def _work(settings: ClassifySettings, source: Folder, run: RunFolder, journal: J
         bundle = open_bundle(settings.model, engine)
         journal.write(engine=engine)
         say(f"{images.images:,} images; {workers}, {threads}, {engine}; bundle {bundle.id[:12]}")
-        if isinstance(bundle, Bundle) and settings.adapt:
+        if settings.adapt:
+            from pipelines.classification.adaptation import adapt_for_run  # noqa: PLC0415 - loads PyTorch
+
             bundle = adapt_for_run(bundle, source, run, images)
             journal.write(adapted=RunBundle.of(run.folder.show("bundle"), bundle), adaptation=bundle.record.adaptation)
         wait_for_room(plan, say, settings.wait)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,3 +63,12 @@ def test_functions_stay_small_and_docstrings_are_sentences(path: Path) -> None:
 @pytest.mark.parametrize("path", [*sorted(PROJECT.glob("pipelines/*.py")), PROJECT / "tuning" / "search.py"])
 def test_a_command_is_settings_main_and_steps(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 150
+
+
+@pytest.mark.parametrize(
+    "modules", ["pipelines.classify, pipelines.classification.worker", "serve.run, serve.app, serve.classifier"]
+)
+def test_commands_and_workers_start_without_torch(modules: str) -> None:
+    script = f"import sys, {modules}; sys.exit('torch' in sys.modules or 'timm' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
