@@ -41,7 +41,7 @@ def classify_parts(
     Args:
         run: Folder of the run.
         images: The complete list of images.
-        bundle: Usable that classifies.
+        bundle: Bundle that classifies.
         settings: Settings of the workers.
         plan: Number and size of the workers.
         journal: Journal of the run; a session is added to it.

@@ -161,7 +161,7 @@ def save_with_finder(out: Path, bundle: Bundle, finder: TorchFinder) -> Bundle:
         metrics = metrics.model_copy(update={"evaluations": kept_scores})
     kept = bundle.replay.to_bytes() if bundle.replay else b""
     replay = bundle.replay.record(kept) if bundle.replay else None
-    record = bundle.record.model_copy(update={"finder": finder.record, "replay": replay})
+    record = bundle.record.model_copy(update={"finder": finder.record, "replay": replay, "export": None})
     if metrics:
         card = write_card(out.name, bundle.class_names, record, metrics, bundle.architecture)
     else:
