@@ -53,6 +53,8 @@ _EDGE = 1.5
 _SAME_UNION, _SAME_INSIDE = 0.45, 0.7
 """Two boxes are one cell where they share so much of their union, or the smaller lies so far inside the other."""
 
+_NEIGHBOURS = np.ones((3, 3), np.uint8)
+
 _MOST = 2_000
 """Cells of one picture: many times those of a slide's largest tile."""
 
@@ -102,7 +104,8 @@ class Pass(NamedTuple):
         small = _resized(rgb[top:bottom, left:right], self.width, self.height)
         shown = not_margin(small)
         small = white_balanced(small, small, WHITE)
-        small[~shown] = WHITE
+        if not shown.all():
+            small[~shown] = WHITE
         below, beside = -self.height % GRANULARITY, -self.width % GRANULARITY
         if not (below or beside):
             return small
@@ -120,9 +123,10 @@ class Pass(NamedTuple):
         Returns:
             The peaks, each with its box inside the picture; none whose box a tile cuts off.
         """
-        scores = 1 / (1 + np.exp(-output[0]))
-        peaks = (scores >= least) & (scores >= cv2.dilate(scores, np.ones((3, 3), np.uint8)))
+        certainty = output[0]
+        peaks = (certainty >= _logit(least)) & (certainty >= cv2.dilate(certainty, _NEIGHBOURS))
         rows, columns = np.nonzero(peaks)
+        scores = 1 / (1 + np.exp(-certainty[rows, columns]))
         reach = np.exp(np.minimum(output[1:, rows, columns], 6.0)) * STRIDE
         x, y = (columns + 0.5) * STRIDE, (rows + 0.5) * STRIDE
         limits = (self.width, self.height)
@@ -139,7 +143,7 @@ class Pass(NamedTuple):
             left, top, right, bottom = (float(edge[place]) for edge in edges)
             box = Box(left * across, top * down, right * across, bottom * down)
             box = box.moved(self.region.left, self.region.top)
-            found.append(FoundCell(box, float(scores[rows[place], columns[place]])))
+            found.append(FoundCell(box, float(scores[place])))
         return found
 
 
@@ -164,6 +168,8 @@ def passes(width: int, height: int, side: int) -> Iterator[Pass]:
 
 def merged(found: Sequence[FoundCell]) -> list[FoundCell]:
     """Keep one of several findings of the same cell, the most certain one, and at most the 2,000 most certain cells."""
+    if len(found) < 2:
+        return list(found)
     ordered = sorted(found, key=lambda cell: -cell.score)
     boxes = np.array([cell.box for cell in ordered], float).reshape(-1, 4)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
@@ -234,6 +240,10 @@ def _resized(rgb: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint
         rgb = np.asarray(cv2.resize(rgb, (times * width, times * height), interpolation=cv2.INTER_LINEAR), np.uint8)
     filter_ = cv2.INTER_AREA if times >= 1 else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(rgb, (width, height), interpolation=filter_), np.uint8)
+
+
+def _logit(share: float) -> float:
+    return math.log(share / (1 - share)) if 0 < share < 1 else math.copysign(math.inf, share - 0.5)
 
 
 def _at_edge(box: Box, width: int, height: int) -> bool:

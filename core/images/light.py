@@ -40,8 +40,20 @@ def white_balanced(part: NDArray[np.uint8], rgb: NDArray[np.uint8], white: float
         white: The level, 8 bit.
     """
     step = max(1, round(max(rgb.shape[:2]) / _BACKGROUND_SIDE))
-    background = np.percentile(rgb[::step, ::step].reshape(-1, 3), _BACKGROUND, axis=0)
+    background = _percentile(rgb[::step, ::step], _BACKGROUND)
     factors = white / np.maximum(background, _DARKEST_BACKGROUND)
     levels = np.arange(256)[:, None] * factors
     table = np.clip(np.rint(levels), 0, 255).astype(np.uint8)[:, None, :]
     return np.asarray(cv2.LUT(part, table), np.uint8)
+
+
+def _percentile(rgb: NDArray[np.uint8], percent: float) -> NDArray[np.float64]:
+    """Return a percentile of each channel, (3,), as `numpy.percentile` does, from counts: bytes need no sorting."""
+    last = rgb.shape[0] * rgb.shape[1] - 1
+    place = last * percent / 100
+    values = np.empty(3)
+    for channel in range(3):
+        below = np.bincount(rgb[..., channel].ravel(), minlength=256).cumsum()
+        low, high = np.searchsorted(below, (int(place), min(int(place) + 1, last)), side="right")
+        values[channel] = low + (high - low) * (place % 1)
+    return values

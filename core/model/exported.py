@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -44,11 +43,22 @@ LARGEST_DIFFERENCE = {"fp32": 0.02, "int8": 0.25}
 _MOST_CALLERS = 4
 """Threads for which the finder computes at the same time, each on one core."""
 
+_MOST_SIZES = 8
+"""Sizes of pictures for each of which the finder is compiled; further ones share a network of any size, which is slower."""
+
 
 class _Network:
     """A compiled network; safe to call from several threads, which wait for each other where there are few cores."""
 
-    def __init__(self, files: tuple[bytes, bytes], *, outputs: int, threads: int, streams: int = 1) -> None:
+    def __init__(
+        self,
+        files: tuple[bytes, bytes],
+        *,
+        outputs: int,
+        threads: int,
+        streams: int = 1,
+        shape: tuple[int, ...] | None = None,
+    ) -> None:
         try:
             import openvino  # noqa: PLC0415 - an optional package, and slow to load
         except ImportError:
@@ -65,7 +75,10 @@ class _Network:
             "ENABLE_CPU_PINNING": False,
         }
         try:
-            self._compiled = runtime.compile_model(runtime.read_model(*files), "CPU", options)
+            model = runtime.read_model(*files)
+            if shape is not None:
+                model.reshape(shape)
+            self._compiled = runtime.compile_model(model, "CPU", options)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
             raise BundleError("bundle-damaged", f"OpenVINO cannot use the bundle's network: {reason}") from error
@@ -108,7 +121,7 @@ class OpenVinoEngine:
 
 
 class OpenVinoFinder(Finder):
-    """Finds the white cells of pictures; it is compiled when the first one comes, where it was sent to.
+    """Finds the white cells of pictures; it is compiled when the first one of a size comes, where it was sent to.
 
     Args:
         record: Input size and threshold.
@@ -119,22 +132,25 @@ class OpenVinoFinder(Finder):
     def __init__(self, record: FinderRecord, model: bytes, weights: bytes) -> None:
         super().__init__(record)
         self._files = (model, weights)
+        self._networks: dict[tuple[int, ...] | None, _Network] = {}
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type[OpenVinoFinder], tuple[FinderRecord, bytes, bytes]]:
         """Send the files, not what was compiled from them."""
         return OpenVinoFinder, (self.record, *self._files)
 
-    @cached_property
-    def _network(self) -> _Network:
-        callers = min(_MOST_CALLERS, os.cpu_count() or 1)
-        return _Network(self._files, outputs=1, threads=callers, streams=callers)
-
     def answer(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Run the network once."""
         with self._lock:
-            network = self._network
+            network = self._network_for((1, *pixels.shape))
         return network(pixels[None])[0][0]
+
+    def _network_for(self, shape: tuple[int, ...]) -> _Network:
+        chosen = shape if shape in self._networks or len(self._networks) < _MOST_SIZES else None
+        if chosen not in self._networks:
+            callers = min(_MOST_CALLERS, os.cpu_count() or 1)
+            self._networks[chosen] = _Network(self._files, outputs=1, threads=callers, streams=callers, shape=chosen)
+        return self._networks[chosen]
 
 
 @dataclass(frozen=True)
