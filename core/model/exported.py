@@ -44,7 +44,7 @@ _MOST_CALLERS = 4
 """Threads for which the finder computes at the same time, each on one core."""
 
 _MOST_SIZES = 8
-"""Sizes of pictures for each of which the finder is compiled; further ones share a network of any size, which is slower."""
+"""Sizes of pictures for each of which the finder is compiled; further ones share a slower network of any size."""
 
 
 class _Network:
