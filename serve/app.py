@@ -12,6 +12,7 @@ from core.model.opening import open_bundle
 from runtime.cluster import WORKER_ENVIRONMENT
 from serve.classifier import Classifier
 from serve.ingress import Ingress
+from serve.joint import Joint
 from serve.settings import ServeSettings, read_settings
 
 if TYPE_CHECKING:
@@ -46,13 +47,18 @@ def check(settings: ServeSettings) -> None:
 
 def build(settings: ServeSettings) -> Application:
     """Build the application from settings that `check` has passed."""
-    return _ingress(settings).bind(settings, _classifier(settings).bind(settings))
+    gpus = ray.is_initialized() and ray.cluster_resources().get("GPU", 0) > 0
+    per_replica = settings.gpus_per_replica
+    per_replica = float(gpus) if per_replica is None else per_replica
+    if settings.joint(gpus=gpus):
+        options = _classifier_options(settings, per_replica) | _door_options(settings)
+        return ray_serve.deployment(ray_serve.ingress()(Joint)).options(**options).bind(settings)
+    classifier = ray_serve.deployment(Classifier).options(**_classifier_options(settings, per_replica)).bind(settings)
+    return _ingress(settings).bind(settings, classifier)
 
 
-def _classifier(settings: ServeSettings) -> ray_serve.Deployment:
-    gpus = settings.gpus_per_replica
-    if gpus is None:
-        gpus = 1.0 if ray.is_initialized() and ray.cluster_resources().get("GPU", 0) > 0 else 0.0
+def _classifier_options(settings: ServeSettings, gpus: float) -> dict[str, Any]:
+    """Return the options of what holds the network; it is called ``Classifier`` in both layouts."""
     most = settings.max_queue + settings.batch_size
     options: dict[str, Any] = {"num_replicas": settings.replicas}
     if settings.max_replicas:
@@ -62,32 +68,38 @@ def _classifier(settings: ServeSettings) -> ray_serve.Deployment:
             target_ongoing_requests=settings.batch_size,
         )
         options = {"autoscaling_config": scaling}
-    return ray_serve.deployment(Classifier).options(
-        name="Classifier",
-        max_ongoing_requests=most,
-        max_queued_requests=most,
-        health_check_period_s=5,
-        health_check_timeout_s=20,
-        graceful_shutdown_timeout_s=settings.timeout_s + _DRAIN_S,
-        user_config={},
-        logging_config={"enable_access_log": False},
-        ray_actor_options={
+    return options | {
+        "name": "Classifier",
+        "max_ongoing_requests": most,
+        "max_queued_requests": most,
+        "health_check_period_s": 5,
+        "health_check_timeout_s": 20,
+        "graceful_shutdown_timeout_s": settings.timeout_s + _DRAIN_S,
+        "user_config": {},
+        "logging_config": {"enable_access_log": False},
+        "ray_actor_options": {
             "num_cpus": settings.cpus_per_replica,
             "num_gpus": gpus,
             "runtime_env": {"env_vars": WORKER_ENVIRONMENT},
         },
-        **options,
-    )
+    }
+
+
+def _door_options(settings: ServeSettings) -> dict[str, Any]:
+    """Return the options of what takes the requests."""
+    return {
+        "max_ongoing_requests": max(256, 4 * settings.max_queue),
+        "max_queued_requests": max(64, settings.max_queue),
+        "backpressure_config": BackpressureConfig(status_code=429, retry_after_s=settings.retry_after_s),
+    }
 
 
 def _ingress(settings: ServeSettings) -> ray_serve.Deployment:
     return ray_serve.deployment(ray_serve.ingress()(Ingress)).options(
         name="Ingress",
         num_replicas=settings.ingress_replicas,
-        max_ongoing_requests=max(256, 4 * settings.max_queue),
-        max_queued_requests=max(64, settings.max_queue),
-        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=settings.retry_after_s),
         graceful_shutdown_timeout_s=settings.timeout_s + _DRAIN_S,
         logging_config={"enable_access_log": False},
         ray_actor_options={"num_cpus": settings.ingress_cpus},
+        **_door_options(settings),
     )

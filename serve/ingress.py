@@ -24,6 +24,7 @@ from serve.gate import Gate
 from serve.metrics import Metrics, render
 from serve.priority import lower_priority
 from serve.registry import RegistryClient
+from serve.remote import RemoteClassifier
 from serve.service import Service
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from serve.registry import AnyRegistry
+    from serve.service import AnyClassifier
     from serve.settings import ServeSettings
 
 __all__ = ["Ingress", "build_application"]
@@ -48,7 +50,7 @@ operations = APIRouter(tags=["operations"])
 
 
 class Ingress:
-    """Takes requests, decodes images, asks the classifier, renders.
+    """The front of the split layout: takes requests, decodes images, asks the classifier, renders.
 
     Args:
         settings: Settings of the service.
@@ -67,15 +69,16 @@ class Ingress:
         if self._settings.lower_priority:
             lower_priority(_NICENESS)
         registry = RegistryClient(ray_serve.get_replica_context().app_name)
-        return build_application(self._settings, self._classifier, registry)
+        classifier = RemoteClassifier(self._classifier, self._settings.retry_after_s)
+        return build_application(self._settings, classifier, registry)
 
 
-def build_application(settings: ServeSettings, classifier: DeploymentHandle, registry: AnyRegistry) -> FastAPI:
+def build_application(settings: ServeSettings, classifier: AnyClassifier, registry: AnyRegistry) -> FastAPI:
     """Put the application together.
 
     Args:
         settings: Settings of the service.
-        classifier: Handle of the deployment that holds the network.
+        classifier: What holds the network.
         registry: Registry that adds up the counters of all ingresses.
 
     Raises:

@@ -21,6 +21,7 @@ from ray import serve as ray_serve
 from ray.serve.config import HTTPOptions, ProxyLocation
 
 from core.errors import SettingsError
+from core.model.opening import has_nvidia_gpu
 from runtime.cluster import connected
 from runtime.command import run_command
 from runtime.progress import say
@@ -78,7 +79,7 @@ def serve(options: StandaloneSettings) -> int:
     port = options.port
     if options.address is None:
         environment = dict(_TUNED)
-        if settings.ingress_replicas == 1:
+        if _one_door(settings):
             environment |= _direct(options.port)
             port = _free_port()
         for name, value in environment.items():
@@ -103,8 +104,15 @@ def serve(options: StandaloneSettings) -> int:
     return 0
 
 
+def _one_door(settings: ServeSettings) -> bool:
+    """Whether one process takes all requests."""
+    if settings.joint(gpus=has_nvidia_gpu()):
+        return settings.replicas == 1 and not settings.max_replicas
+    return settings.ingress_replicas == 1
+
+
 def _direct(port: int) -> dict[str, str]:
-    """Let the one ingress replica listen itself: Serve's proxy in front of it costs more than all the rest.
+    """Let the one replica that takes requests listen itself: Serve's proxy in front of it costs more than all the rest.
 
     Serve has no public setting for this; tests/serve/test_private_names.py says when a name goes.
     """

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import cv2
-from ray.exceptions import RayError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
 from core.errors import ImageError
 from core.images.overlay import encode_jpeg, encode_png, heatmap_layer, overlay
@@ -28,7 +25,6 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
-    from ray.serve.handle import DeploymentHandle
 
     from core.images.decoder import Picture
     from core.images.heatmap import Heatmap
@@ -41,9 +37,18 @@ if TYPE_CHECKING:
 
     _Cut: TypeAlias = "tuple[list[tuple[Prepared, View | None]], Seen]"  # each cell with what its map is drawn on
 
-__all__ = ["Classified", "ClassifiedField", "Places", "Seen", "Service", "draw", "draw_heatmap", "draw_picture"]
+__all__ = [
+    "AnyClassifier",
+    "Classified",
+    "ClassifiedField",
+    "Places",
+    "Seen",
+    "Service",
+    "draw",
+    "draw_heatmap",
+    "draw_picture",
+]
 
-_READY_S = 3.0
 _CHANGES = 5
 _CELLS_AT_ONCE = 32
 """Most cells of one image that are on their way to the classifiers at the same time."""
@@ -103,6 +108,18 @@ class ClassifiedField:
     image: Seen
 
 
+class AnyClassifier(Protocol):
+    """Whatever holds the network: a `Classifier` in this process, or a `RemoteClassifier`."""
+
+    async def describe(self) -> tuple[Model, dict[str, str] | None]:
+        """Return the bundle that is served, and the one that was refused last."""
+        ...
+
+    async def classify(self, item: Item) -> Answer:
+        """Classify one cell, together with others that wait."""
+        ...
+
+
 class Places:
     """The places that one request holds, until its answer is made.
 
@@ -136,17 +153,13 @@ class Service:
 
     Args:
         settings: Settings of the service.
-        classifier: Handle of the deployment that holds the network.
+        classifier: What holds the network.
         metrics: Counters of this ingress.
     """
 
-    def __init__(self, settings: ServeSettings, classifier: DeploymentHandle, metrics: Metrics) -> None:
+    def __init__(self, settings: ServeSettings, classifier: AnyClassifier, metrics: Metrics) -> None:
         self.settings, self.metrics = settings, metrics
-        # By gRPC with plain pickle, a third of what a call of an actor costs; both ends are our own processes. There
-        # is no public name for the choice of gRPC; tests/serve/test_private_names.py says when this one goes.
-        self._classifier = classifier.options(
-            _by_reference=False, request_serialization="pickle", response_serialization="pickle"
-        )
+        self._classifier = classifier
         self._pool = Pool(settings.decoders, _SPARES * settings.decoders)
         self._model: Model | None = None
         self._taken = 0
@@ -159,9 +172,8 @@ class Service:
         Raises:
             BusyError: With status 503 where no classifier answers.
         """
-        model, refused = await self._ask(self._classifier.describe.remote(), _READY_S)
-        self._model = _on_one_thread(model)
-        return model, refused
+        self._model, refused = await self._classifier.describe()
+        return self._model, refused
 
     async def model(self) -> Model:
         """Return the bundle that images are prepared for at present."""
@@ -316,28 +328,19 @@ class Service:
         Raises:
             RequestError: There is no room at the classifiers, none answers, or the network fails.
         """
-        answer: Answer = await self._ask(self._classifier.classify.remote(item))
+        try:
+            answer = await self._classifier.classify(item)
+        except BusyError as error:
+            if error.status == 429:
+                self.metrics.refused.inc()
+            raise
         if answer.successor is not None:
-            self._model = _on_one_thread(answer.successor)
+            self._model = answer.successor
         if answer.error:
             raise RequestError("internal", answer.error, 500)
         if answer.prediction is not None:
             self.metrics.observe(answer)
         return answer.prediction
-
-    async def _ask(self, response: Any, timeout_s: float | None = None) -> Any:  # noqa: ANN401
-        """Await a deployment's response; nobody waits for what a cancelled caller asked for."""
-        try:
-            return await (response if timeout_s is None else asyncio.wait_for(response, timeout_s))
-        except asyncio.CancelledError:
-            response.cancel()
-            raise
-        except BackPressureError:
-            self.metrics.refused.inc()
-            raise BusyError("The classifiers are full; come back later.", self.settings.retry_after_s) from None
-        except (asyncio.TimeoutError, DeploymentUnavailableError, RayServeException, RayError) as error:
-            reason = type(error).__name__
-            raise BusyError(f"No classifier answers ({reason}).", self.settings.retry_after_s, 503) from error
 
 
 def draw(found: Classified, *, colour_map: str = "jet", strength: float = 0.4) -> bytes:
@@ -394,10 +397,3 @@ def _prepare_every(data: bytes, model: Model, settings: ServeSettings, stop: Sto
 
 def _see(picture: Picture, *, draw: bool) -> Seen:
     return Seen(View.of(picture.rgb) if draw else None, picture.width, picture.height, picture.format)
-
-
-def _on_one_thread(model: Model) -> Model:
-    """Let a learned finder run in the thread that calls it, of which there are as many as decoders."""
-    if "torch" in sys.modules:  # it came with the model, whose finder runs in it
-        sys.modules["torch"].set_num_threads(1)
-    return model

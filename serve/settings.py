@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -39,6 +39,11 @@ class ServeSettings(Settings):
     model_name: str = Field("blood-cells", pattern=r"^[\w.-]{1,80}$", description="name under /v2/models")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     engine: EngineName = Field("auto", description="what runs the network; auto: openvino on CPUs if the bundle has it")
+    layout: Literal["auto", "joint", "split"] = Field(
+        "auto",
+        description="joint: each process decodes and classifies; split: some decode, others classify; auto: joint, but"
+        " where GPUs classify or there are several ingress replicas",
+    )
     threads: int = Field(
         0, ge=0, description="threads that a classifier computes with; 0: the cores but one, at most 4"
     )
@@ -48,9 +53,11 @@ class ServeSettings(Settings):
         None, ge=0, description="fractions share a GPU; otherwise 1 where the cluster has GPUs"
     )
     cpus_per_replica: float = Field(1.0, gt=0, description="logical CPUs that a classifier reserves")
-    ingress_replicas: int = Field(1, ge=1, description="processes that take requests and decode images")
+    ingress_replicas: int = Field(
+        1, ge=1, description="processes that take requests and decode images, in the split layout"
+    )
     ingress_cpus: float = Field(0.5, gt=0, description="logical CPUs that each of these reserves")
-    decoders: int = Field(2, ge=1, le=64, description="images that one such process decodes at once")
+    decoders: int = Field(2, ge=1, le=64, description="images that a process decodes at once")
     batch_size: int = Field(16, ge=1, le=512, description="most images in one forward pass")
     batch_wait_ms: float = Field(
         0.0, ge=0, le=10_000, description="how long a batch waits for more images; 0: it takes what is there"
@@ -95,6 +102,8 @@ class ServeSettings(Settings):
     def _consistent(self) -> Self:
         if self.max_replicas and self.max_replicas < self.replicas:
             raise ValueError("max_replicas is smaller than replicas")
+        if self.layout == "joint" and self.ingress_replicas > 1:
+            raise ValueError("ingress_replicas belongs to the split layout; a joint one is scaled by replicas")
         if any(len(key) < 16 for key in self.api_keys):
             raise ValueError("an API key needs at least 16 characters")
         if self.max_images > self.max_queue:
@@ -121,6 +130,17 @@ class ServeSettings(Settings):
                 "no-keys", f"{self.api_keys_file} must hold keys of at least 16 characters, one per line."
             )
         return self.api_keys + keys
+
+    def joint(self, *, gpus: bool) -> bool:
+        """Whether the layout is the joint one.
+
+        Args:
+            gpus: Whether there are GPUs to classify on.
+        """
+        if self.layout != "auto":
+            return self.layout == "joint"
+        on_gpu = self.device.startswith("cuda") or (self.device == "auto" and gpus and self.gpus_per_replica != 0)
+        return not on_gpu and self.ingress_replicas == 1
 
     @property
     def compute_threads(self) -> int:

@@ -1,4 +1,4 @@
-"""The application without Ray: the real ingress in front of the real classifier, in one event loop."""
+"""The application without Ray: the joint layout, in one event loop."""
 
 from __future__ import annotations
 
@@ -17,29 +17,6 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from serve.settings import ServeSettings
-
-
-class Method:
-    """What ``handle.method`` is: ``remote`` gives something to await or to cancel."""
-
-    def __init__(self, function: Any) -> None:
-        self._function = function
-
-    def remote(self, *arguments: Any) -> asyncio.Task[Any]:
-        return asyncio.ensure_future(self._function(*arguments))
-
-
-class Handle:
-    """What a deployment handle is to the ingress."""
-
-    def __init__(self, classifier: Classifier) -> None:
-        self.classifier = classifier
-
-    def options(self, **_: Any) -> Handle:
-        return self
-
-    def __getattr__(self, name: str) -> Method:
-        return Method(getattr(self.classifier, name))
 
 
 class LocalRegistry(Registry):
@@ -61,8 +38,7 @@ def local_classifier(
 
 def local_application(settings: ServeSettings) -> tuple[FastAPI, Classifier]:
     classifier = local_classifier(settings)
-    handle: Any = Handle(classifier)
-    return build_application(settings, handle, LocalRegistry()), classifier
+    return build_application(settings, classifier, LocalRegistry()), classifier
 
 
 def talk(app: FastAPI, conversation: Any) -> Any:

@@ -12,11 +12,16 @@ from core.model.record import read_bundle
 if TYPE_CHECKING:
     from core.model.bundle import Bundle
 
-__all__ = ["EngineName", "choose_engine", "open_bundle"]
+__all__ = ["EngineName", "choose_engine", "has_nvidia_gpu", "open_bundle"]
 
 EngineName: TypeAlias = Literal["auto", "torch", "openvino"]
 
 _NVIDIA = Path("/dev/nvidiactl")
+
+
+def has_nvidia_gpu() -> bool:
+    """Whether this machine has a GPU of NVIDIA's, without asking PyTorch."""
+    return _NVIDIA.exists()
 
 
 def choose_engine(folder: Path, engine: EngineName, device: str = "auto") -> Literal["torch", "openvino"]:
@@ -32,7 +37,7 @@ def choose_engine(folder: Path, engine: EngineName, device: str = "auto") -> Lit
     """
     if engine != "auto":
         return engine
-    on_cpu = device == "cpu" or (device == "auto" and not _NVIDIA.exists())
+    on_cpu = device == "cpu" or (device == "auto" and not has_nvidia_gpu())
     exported = read_bundle(folder).record.export is not None
     return "openvino" if on_cpu and exported and find_spec("openvino") else "torch"
 

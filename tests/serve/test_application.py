@@ -20,8 +20,8 @@ from core.images import reading
 from core.images.preprocessing import Preprocessing
 from core.model.bundle import load_bundle, save_bundle
 from serve import service
-from serve.app import _classifier
 from serve.app import app as build_from_args
+from serve.app import build
 from serve.messages import Answer
 from serve.settings import ServeSettings
 
@@ -322,10 +322,16 @@ def test_the_access_log_is_structured_and_says_nothing_of_the_images(
     assert "jane" not in caplog.text
 
 
-def test_replicas_and_scaling_reach_serve(settings: ServeSettings) -> None:
+@pytest.mark.parametrize("layout", ["joint", "split"])
+def test_replicas_and_scaling_reach_serve(settings: ServeSettings, layout: str) -> None:
     def classifier(**changes: Any) -> Any:
-        changed = ServeSettings.model_validate({**settings.model_dump(), **changes})
-        return _classifier(changed)._deployment_config
+        changed = ServeSettings.model_validate({**settings.model_dump(), "layout": layout, **changes})
+        deployment = build(changed)._bound_deployment
+        if layout == "split":
+            assert deployment.name == "Ingress"
+            deployment = deployment.init_args[1]._bound_deployment
+        assert deployment.name == "Classifier"
+        return deployment._deployment_config
 
     assert classifier(replicas=2).num_replicas == 2
     scaling = classifier(replicas=1, max_replicas=3).autoscaling_config
@@ -333,6 +339,23 @@ def test_replicas_and_scaling_reach_serve(settings: ServeSettings) -> None:
     fixed = classifier()
     assert fixed.max_ongoing_requests >= settings.batch_size
     assert 0 < fixed.max_queued_requests < 1_000
+
+
+@pytest.mark.parametrize(
+    ("changes", "gpus", "joint"),
+    [
+        ({}, False, True),
+        ({}, True, False),
+        ({"device": "cpu"}, True, True),
+        ({"gpus_per_replica": 0}, True, True),
+        ({"device": "cuda:0"}, False, False),
+        ({"ingress_replicas": 2}, False, False),
+        ({"layout": "split"}, False, False),
+        ({"layout": "joint"}, True, True),
+    ],
+)
+def test_the_layout_is_joint_where_cpus_classify(changes: dict[str, Any], gpus: bool, joint: bool) -> None:
+    assert ServeSettings.model_validate(changes).joint(gpus=gpus) is joint
 
 
 def test_drawing_counts_for_time_and_places(settings: ServeSettings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 from hostile import encoded, picture
-from local_service import Handle, LocalRegistry, local_classifier
+from local_service import LocalRegistry, local_classifier
 from prometheus_client.parser import text_string_to_metric_families
 
 from serve.ingress import build_application
@@ -36,8 +36,8 @@ def values(page: str) -> dict[tuple[str, ...], float]:
 def test_scrapes_of_two_ingresses_never_fall(small_bundle: Path) -> None:
     settings = ServeSettings(bundle=small_bundle, device="cpu", batch_size=2)
     registry = LocalRegistry()
-    handle: Any = Handle(local_classifier(settings, registry))
-    apps = [build_application(settings, handle, registry) for _ in range(2)]
+    classifier = local_classifier(settings, registry)
+    apps = [build_application(settings, classifier, registry) for _ in range(2)]
 
     async def main() -> list[dict[tuple[str, ...], float]]:
         clients = [httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://a") for app in apps]

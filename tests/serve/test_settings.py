@@ -33,6 +33,7 @@ def test_what_is_given_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch
         {"api_keys": "short"},
         {"max_queue": 4, "max_images": 8},
         {"replicas": 3, "max_replicas": 2},
+        {"layout": "joint", "ingress_replicas": 2},
         {"max_body_bytes": 2_000_000_000},
         {"model_name": "a/b"},
     ],
