@@ -43,18 +43,24 @@ class View:
     factor: float
 
     @classmethod
-    def of(cls, rgb: NDArray[np.uint8]) -> View:
-        """Return all of a picture, (H, W, 3) uint8."""
-        small, factor = shrink_to(rgb, DISPLAY_SIDE)
+    def of(cls, rgb: NDArray[np.uint8], longest: int = DISPLAY_SIDE) -> View:
+        """Return all of a picture, (H, W, 3) uint8, its longer side at most `longest` pixels."""
+        small, factor = shrink_to(rgb, longest)
         return cls(small, 0.0, 0.0, factor)
 
     @classmethod
-    def around(cls, rgb: NDArray[np.uint8], box: Box) -> View:
-        """Return a copy of a part of a picture with some room around it, as far as the picture reaches."""
+    def around(cls, rgb: NDArray[np.uint8], box: Box, longest: int = DISPLAY_SIDE) -> View:
+        """Return a copy of a part of a picture with some room around it, as far as the picture reaches.
+
+        Args:
+            rgb: The picture, (H, W, 3) uint8.
+            box: The part, in pixels of the picture.
+            longest: Most pixels of the copy's longer side.
+        """
         room_x, room_y = _ROOM * (box.right - box.left), _ROOM * (box.bottom - box.top)
         left, top = max(0, int(box.left - room_x)), max(0, int(box.top - room_y))
         part = rgb[top : max(top + 1, int(box.bottom + room_y)), left : max(left + 1, int(box.right + room_x))]
-        small, factor = shrink_to(part, DISPLAY_SIDE)
+        small, factor = shrink_to(part, longest)
         return cls(small.copy(), float(left), float(top), factor)
 
     @property

@@ -23,6 +23,7 @@ from core.model.engine import Answers, normalise_maps
 from core.model.record import read_bundle, read_part
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -40,24 +41,25 @@ FOLDER = "openvino"
 LARGEST_DIFFERENCE = {"fp32": 0.02, "int8": 0.25}
 """What a probability of the stored images may differ by from PyTorch's, by precision."""
 
-_MOST_CALLERS = 4
-"""Threads for which the finder computes at the same time, each on one core."""
+_AT_ONCE = 4
+"""Images that go through the network at once, or one for each thread: more are no faster, and take more memory."""
 
 _MOST_SIZES = 8
-"""Sizes of pictures for each of which the finder is compiled; further ones share a slower network of any size."""
+"""Sizes of pictures for each of which a finder is compiled; further ones share a slower network of any size."""
 
 
 class _Network:
-    """A compiled network; safe to call from several threads, which wait for each other where there are few cores."""
+    """A compiled network; safe to call from several threads, which wait for each other.
+
+    Args:
+        files: Content of the ``.xml`` and of the ``.bin`` file.
+        outputs: Number of outputs that it must have.
+        threads: Number of threads that compute.
+        shape: Shape of its input, for which it is compiled; None: any, which is slower.
+    """
 
     def __init__(
-        self,
-        files: tuple[bytes, bytes],
-        *,
-        outputs: int,
-        threads: int,
-        streams: int = 1,
-        shape: tuple[int, ...] | None = None,
+        self, files: tuple[bytes, bytes], *, outputs: int, threads: int, shape: tuple[int, ...] | None
     ) -> None:
         try:
             import openvino  # noqa: PLC0415 - an optional package, and slow to load
@@ -70,7 +72,7 @@ class _Network:
         runtime = openvino.Core()
         options = {
             "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": streams,
+            "NUM_STREAMS": 1,
             "INFERENCE_NUM_THREADS": threads,
             "ENABLE_CPU_PINNING": False,
         }
@@ -109,15 +111,31 @@ class OpenVinoEngine:
 
     def __init__(self, model: bytes, weights: bytes, geometry: MapGeometry, threads: int) -> None:
         self.geometry = geometry
-        self._network = _Network((model, weights), outputs=3, threads=threads)
+        self._files, self._threads = (model, weights), threads
+        self._networks: dict[tuple[int, ...], _Network] = {}
+        self._lock = threading.Lock()
 
     def answer(self, pixels: NDArray[np.uint8], *, gradcam: bool) -> Answers:
-        """Run the network once (`core.model.engine.Engine`)."""
-        logits, class_maps, features = self._network(pixels)
+        """Run the network (`core.model.engine.Engine`), over a few images at a time."""
+        parts = [self._network(part.shape)(part) for part in self._split(pixels)]
+        logits, class_maps, features = (np.concatenate(outputs) for outputs in zip(*parts, strict=True))
         if not gradcam:
             return Answers(logits, features, None)
         maps = class_maps[np.arange(len(logits)), logits.argmax(axis=1)]
         return Answers(logits, features, normalise_maps(np.maximum(maps, 0)))
+
+    def _split(self, pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+        """Yield as many as go at once, and the rest one by one: for these two numbers networks are compiled."""
+        together = max(_AT_ONCE, self._threads)
+        full = len(pixels) // together * together
+        yield from (pixels[at : at + together] for at in range(0, full, together))
+        yield from (pixels[at : at + 1] for at in range(full, len(pixels)))
+
+    def _network(self, shape: tuple[int, ...]) -> _Network:
+        with self._lock:
+            if shape not in self._networks:
+                self._networks[shape] = _Network(self._files, outputs=3, threads=self._threads, shape=shape)
+            return self._networks[shape]
 
 
 class OpenVinoFinder(Finder):
@@ -132,25 +150,20 @@ class OpenVinoFinder(Finder):
     def __init__(self, record: FinderRecord, model: bytes, weights: bytes) -> None:
         super().__init__(record)
         self._files = (model, weights)
-        self._networks: dict[tuple[int, ...] | None, _Network] = {}
-        self._lock = threading.Lock()
+        self._own = threading.local()
 
     def __reduce__(self) -> tuple[type[OpenVinoFinder], tuple[FinderRecord, bytes, bytes]]:
         """Send the files, not what was compiled from them."""
         return OpenVinoFinder, (self.record, *self._files)
 
     def answer(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Run the network once."""
-        with self._lock:
-            network = self._network_for((1, *pixels.shape))
-        return network(pixels[None])[0][0]
-
-    def _network_for(self, shape: tuple[int, ...]) -> _Network:
-        chosen = shape if shape in self._networks or len(self._networks) < _MOST_SIZES else None
-        if chosen not in self._networks:
-            callers = min(_MOST_CALLERS, os.cpu_count() or 1)
-            self._networks[chosen] = _Network(self._files, outputs=1, threads=callers, streams=callers, shape=chosen)
-        return self._networks[chosen]
+        """Run the network once, in the thread that calls; each thread has networks of its own."""
+        networks: dict[tuple[int, ...] | None, _Network] = self._own.__dict__.setdefault("networks", {})
+        shape = (1, *pixels.shape)
+        chosen = shape if shape in networks or len(networks) < _MOST_SIZES else None
+        if chosen not in networks:
+            networks[chosen] = _Network(self._files, outputs=1, threads=1, shape=chosen)
+        return networks[chosen](pixels[None])[0][0]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -21,18 +21,34 @@ from core.finding.torch_finder import normalise
 from core.images.drawings import CLASS_NAMES, draw_field
 from core.model.bundle import load_bundle
 from core.model.exported import FOLDER, LARGEST_DIFFERENCE, OpenVinoEngine
+from core.model.quantising import compare, quantise, unmet
 from core.model.record import CONFIG, ExportRecord
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from core.finding.torch_finder import TorchFinder
     from core.images.preprocessing import Preprocessing
     from core.model.bundle import Bundle
+    from core.model.quantising import LabelledImages
     from core.model.torch_engine import TorchEngine
 
-__all__ = ["ExportedNetwork", "write_openvino"]
+__all__ = ["ExportedNetwork", "Rounding", "write_openvino"]
 
 _COMPARED = 48
 _STORED = 8
+
+
+class Rounding(NamedTuple):
+    """What a network is rounded to 8 bits by.
+
+    Attributes:
+        calibration: Training images as they are prepared, (N, H, W, 3) uint8.
+        compared: Labelled images that it was not calibrated on.
+    """
+
+    calibration: np.ndarray
+    compared: Sequence[LabelledImages]
 
 
 class ExportedNetwork(nn.Module):
@@ -78,27 +94,31 @@ class _ExportedFinder(nn.Module):
         return self._network(normalise(pixels))
 
 
-def write_openvino(folder: Path) -> ExportRecord:
+def write_openvino(folder: Path, rounding: Rounding | None = None) -> ExportRecord:
     """Add a bundle's network and finder in OpenVINO's format to it, and say how near the answers are.
 
-    Weights are stored as 16-bit floats and computed with in 32 bits. The config, and so the bundle's identity, changes
-    last: a kill leaves the bundle as it was.
+    Weights are stored as 16-bit floats and computed with in 32 bits; or layers are rounded to 8 bits where that changes
+    little. The config, and so the bundle's identity, changes last: a kill leaves the bundle as it was for PyTorch, and
+    an older export, if there was one, refused until it is written again.
 
     Args:
         folder: Folder of the bundle.
+        rounding: The images that rounding to 8 bits is done by; none: it is not rounded.
 
     Raises:
         BundleError: The bundle cannot be used.
-        SettingsError: With code ``no-openvino`` where the package is missing, ``export-no-maps`` where the network's
-            maps cannot be exported, or ``export-differs`` where OpenVINO's answers are not PyTorch's.
+        SettingsError: With code ``no-openvino`` or ``no-nncf`` where a package is missing, ``export-no-maps`` where the
+            network's maps cannot be exported, or ``export-differs`` where OpenVINO's answers are not PyTorch's.
     """
     bundle = load_bundle(folder)
     network = ExportedNetwork(bundle).eval()
     height, width = bundle.record.preprocessing.size
-    files = _converted("model", network, torch.zeros(2, height, width, 3, dtype=torch.uint8), [-1, height, width, 3])
+    model = _converted(network, torch.zeros(2, height, width, 3, dtype=torch.uint8), [-1, height, width, 3])
+    precision: Literal["fp32", "int8"] = "fp32" if rounding is None else "int8"
+    files = _saved("model", model if rounding is None else quantise(model, bundle, rounding.calibration))
     if bundle.finder is not None:
         field = torch.zeros(1, 192, 256, 3, dtype=torch.uint8)
-        files |= _converted("finder", _ExportedFinder(bundle.finder).eval(), field, [1, -1, -1, 3])
+        files |= _saved("finder", _converted(_ExportedFinder(bundle.finder).eval(), field, [1, -1, -1, 3]))
     pixels = _drawn(bundle)
     confidence, geometry = bundle.record.confidence, network.engine.geometry
     ours = network.engine.answer(pixels, gradcam=False).logits
@@ -106,33 +126,46 @@ def write_openvino(folder: Path) -> ExportRecord:
     theirs = engine.answer(pixels, gradcam=False).logits
     expected, found = confidence.probabilities(ours), confidence.probabilities(theirs)
     difference = float(np.abs(expected - found).max())
-    if not difference <= LARGEST_DIFFERENCE["fp32"]:
+    if not difference <= LARGEST_DIFFERENCE[precision]:
         raise SettingsError(
             "export-differs", f"OpenVINO's probabilities differ from PyTorch's by up to {difference:.2g}."
+        )
+    compared = [
+        compare(images, network.engine, engine, confidence, len(bundle.class_names))
+        for images in (rounding.compared if rounding else ())
+    ]
+    if missed := [words for one in compared for words in unmet(one)]:
+        raise SettingsError(
+            "export-differs", f"In 8 bits the network is not the same: {'; '.join(missed)}. Nothing was written."
         )
     files["probe.safetensors"] = save_arrays(
         {"pixels": pixels[:_STORED], "probabilities": expected[:_STORED].astype(np.float32)}
     )
     record = ExportRecord(
         engine="openvino",
-        precision="fp32",
+        precision=precision,
         files={name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
         heatmap=geometry,
         compared=len(pixels),
         agreement=float((ours.argmax(axis=1) == theirs.argmax(axis=1)).mean()),
         difference=difference,
+        laboratories=compared,
     )
+    _write(folder, files, record)
+    return record
+
+
+def _write(folder: Path, files: dict[str, bytes], record: ExportRecord) -> None:
     (folder / FOLDER).mkdir(exist_ok=True)
     for name, content in files.items():
         replace_file(folder / FOLDER / name, content)
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     config["leukoray"]["export"] = record.model_dump(mode="json")
     replace_file(folder / CONFIG, json.dumps(config, indent=2) + "\n")
-    return record
 
 
-def _converted(name: str, network: nn.Module, example: torch.Tensor, shape: list[int]) -> dict[str, bytes]:
-    """Return a network's files in OpenVINO's format, by name."""
+def _converted(network: nn.Module, example: torch.Tensor, shape: list[int]) -> Any:  # noqa: ANN401
+    """Return a network as an ``openvino.Model``."""
     sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType] - it reports to its maker
     try:
         import openvino  # noqa: PLC0415 - optional
@@ -143,7 +176,13 @@ def _converted(name: str, network: nn.Module, example: torch.Tensor, shape: list
     convert: Any = openvino.convert_model
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # OpenVINO's own, about what it calls in PyTorch
-        model = convert(network, example_input=example, input=[openvino.PartialShape(shape)])
+        return convert(network, example_input=example, input=[openvino.PartialShape(shape)])
+
+
+def _saved(name: str, model: Any) -> dict[str, bytes]:  # noqa: ANN401
+    """Return the files of an ``openvino.Model``, by name."""
+    import openvino  # noqa: PLC0415 - optional
+
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary) / f"{name}.xml"
         openvino.save_model(model, place, compress_to_fp16=True)

@@ -32,6 +32,7 @@ __all__ = [
     "AdaptationRecord",
     "BundleFolder",
     "BundleRecord",
+    "ComparedLaboratory",
     "DataRecord",
     "LaboratoryRecord",
     "Remembered",
@@ -131,6 +132,19 @@ class DataRecord(Settings):
     laboratories: list[LaboratoryRecord] = Field([], description="where the images come from; none in older bundles")
 
 
+class ComparedLaboratory(Settings):
+    """How near the answers of a network in 8 bits are to PyTorch's, on labelled images of one laboratory."""
+
+    name: str = Field(description="name of the laboratory")
+    home: bool = Field(description="whether the bundle was trained on it")
+    images: int = Field(description="images of known classes that both were asked about")
+    accuracy_before: float = Field(description="share of them that PyTorch is right on")
+    accuracy: float = Field(description="share of them that the network in 8 bits is right on")
+    agreement: float = Field(description="share with the same label")
+    peaks: float = Field(description="share whose maps point at places at most one value of the map apart")
+    flags: float = Field(description="share with the same flag")
+
+
 class ExportRecord(Settings):
     """The same network in the format of another engine (``openvino/``), and how near its answers are."""
 
@@ -141,6 +155,7 @@ class ExportRecord(Settings):
     compared: int = Field(description="images that both engines were asked about")
     agreement: float = Field(description="share of them with the same label")
     difference: float = Field(description="largest difference of a probability among them")
+    laboratories: list[ComparedLaboratory] = Field([], description="what rounding to 8 bits changed, where it is that")
 
 
 def _none_if_empty(value: object) -> object:

@@ -106,7 +106,8 @@ def part_rows(
         num_cpus=plan.cpus,
         num_gpus=plan.gpus or None,
         fn_constructor_kwargs=references,
-        runtime_env={"env_vars": WORKER_ENVIRONMENT},
+        # A worker with an environment of its own is a new process; without, one that Ray has started already.
+        runtime_env={"env_vars": WORKER_ENVIRONMENT} if bundle.engine_name == "torch" else None,
     )
     try:
         yield from dataset.iter_rows()

@@ -26,6 +26,8 @@ class RunArguments(Settings):
     cells: str = Field("one", description="cells of each image: one or all")
     gradcam: str = Field(description="which cells get a heatmap overlay")
     colour_map: str = Field(description="colours of the heatmap")
+    overlay_side: int = Field(1024, description="longest side of an overlay in pixels")
+    overlay_quality: int = Field(85, description="JPEG quality of the overlays")
     batch_size: int = Field(description="images per forward pass")
     limit: int | None = Field(description="number of images after which listing stops")
     part_size: int | None = Field(description="images per unit of work, where it was given")

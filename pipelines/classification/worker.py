@@ -154,15 +154,16 @@ class PartClassifier:
         Raises:
             TooLittleMemoryError: There is too little memory at present, which says nothing of the image.
         """
+        side = self._settings.overlay_side
         try:
             with processing():
                 if self._settings.cells == "all":
                     picture, prepared = self._predictor.prepare_every(data)
-                    cells = [(one, View.around(picture.rgb, one.box)) for one in prepared]
-                    field = View.of(picture.rgb)
+                    cells = [(one, View.around(picture.rgb, one.box, side)) for one in prepared]
+                    field = View.of(picture.rgb, side)
                 else:
                     picture, one = self._predictor.prepare(data)
-                    field = View.of(picture.rgb)
+                    field = View.of(picture.rgb, side)
                     cells = [(one, field)]
                 return _Loaded(entry, cells, field, picture.width, picture.height, len(data))
         except ImageError as error:
@@ -268,7 +269,7 @@ class PartClassifier:
 
     def _write_picture(self, path: str, picture: NDArray[np.uint8]) -> str:
         """Write a picture; return where it is, which is another place where the file system cannot take its name."""
-        data = encode_jpeg(picture)
+        data = encode_jpeg(picture, self._settings.overlay_quality)
         try:
             self._run.folder.write_plain(path, data)
         except OSError as error:

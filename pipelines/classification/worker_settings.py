@@ -27,6 +27,8 @@ class WorkerSettings:
         cells: ``one`` cell of each image, or ``all``.
         gradcam: Cells that get an overlay: ``all``, ``flagged`` or ``none``.
         colour_map: Colours of the overlays.
+        overlay_side: Longest side of an overlay in pixels.
+        overlay_quality: JPEG quality of the overlays.
         batch_size: Images per forward pass.
         threads: Torch threads.
         loaders: Threads that read and decode.
@@ -39,6 +41,8 @@ class WorkerSettings:
     cells: str
     gradcam: str
     colour_map: str
+    overlay_side: int
+    overlay_quality: int
     batch_size: int
     threads: int
     loaders: int
@@ -54,6 +58,8 @@ class WorkerSettings:
             cells=arguments.cells,
             gradcam=arguments.gradcam,
             colour_map=arguments.colour_map,
+            overlay_side=arguments.overlay_side,
+            overlay_quality=arguments.overlay_quality,
             batch_size=arguments.batch_size,
             threads=plan.threads,
             loaders=plan.loaders,

@@ -73,6 +73,8 @@ def test_the_overlay_of_a_batch_run_is_the_image_with_the_words(blind: Path, tmp
         cells="one",
         gradcam="all",
         colour_map="jet",
+        overlay_side=1024,
+        overlay_quality=85,
         batch_size=1,
         threads=1,
         loaders=1,

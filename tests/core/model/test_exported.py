@@ -54,6 +54,32 @@ def test_both_engines_say_the_same_of_the_same_cells(exported_bundle: Path) -> N
     assert theirs.predict(cells, gradcam=False)[0].cam is None
 
 
+def test_a_batch_of_any_size_gives_what_single_images_give(exported_bundle: Path) -> None:
+    engine = load_exported(exported_bundle).engine("cpu", 1)
+    height, width = load_exported(exported_bundle).record.preprocessing.size
+    pixels = np.random.default_rng(0).integers(0, 256, (19, height, width, 3), np.uint8)
+    whole, single = engine.answer(pixels, gradcam=True), [engine.answer(one[None], gradcam=True) for one in pixels]
+    assert whole.maps is not None
+    np.testing.assert_allclose(whole.logits, np.concatenate([one.logits for one in single]), atol=1e-3)
+    np.testing.assert_allclose(
+        whole.maps, np.concatenate([one.maps for one in single if one.maps is not None]), atol=1e-3
+    )
+    assert whole.features.shape == (19, single[0].features.shape[1])
+    assert engine.answer(pixels, gradcam=False).maps is None
+
+
+def test_fields_of_many_sizes_are_searched(exported_bundle: Path) -> None:
+    """Each size has a network of its own, up to a number of them."""
+    search, reference = (load(exported_bundle).cell_search() for load in (load_exported, load_bundle))
+    smear = draw_smear(["MONOCYTE"], np.random.default_rng(0))[0]
+    for extra in range(0, 400, 33):
+        rgb = np.pad(smear, ((0, extra), (0, 0), (0, 0)), mode="reflect")
+        found, expected = search.prepare_every(rgb), reference.prepare_every(rgb)
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one.box, other.box, atol=3)
+
+
 def test_nothing_of_torch_is_loaded(exported_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "field.jpg").write_bytes(FIELD)
     script = f"""
