@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
+from importlib import import_module
 from pathlib import Path
 
 if __package__ in {None, ""}:  # started as a script: let the project's packages be found, not this folder's files
@@ -63,6 +65,8 @@ def classify(settings: ClassifySettings) -> int:
 def _work(settings: ClassifySettings, source: Folder, run: RunFolder, journal: Journal, started: float) -> None:
     """Take the steps of a run: list, classify, write the results."""
     journal.write(error=None)
+    # Ray Data takes a second to load, in which Ray itself waits for the processes that it starts.
+    threading.Thread(target=import_module, args=["ray.data"], daemon=True).start()
     with connected(settings.address):
         plan = plan_workers(
             live_nodes(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 __all__ = ["FEW_CELLS", "Share", "describe_count", "share"]
 
@@ -31,8 +31,8 @@ def share(count: int, total: int) -> Share:
     """
     if total == 0:
         return Share(0.0, 0.0, 100.0)
-    low = float(beta.ppf(0.025, count, total - count + 1)) if count > 0 else 0.0
-    high = float(beta.ppf(0.975, count + 1, total - count)) if count < total else 1.0
+    low = float(betaincinv(count, total - count + 1, 0.025)) if count > 0 else 0.0
+    high = float(betaincinv(count + 1, total - count, 0.975)) if count < total else 1.0
     return Share(100 * count / total, 100 * low, 100 * high)
 
 
