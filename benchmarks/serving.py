@@ -1,4 +1,4 @@
-"""The service beside its ceiling and beside other servers, with the same network and the same torch threads.
+"""The service beside its ceiling and beside other servers, with the same network, engine and threads.
 
     python benchmarks/serving.py IMAGES [--rounds 2] [--seconds 8] [--peers PYTHON]
 
@@ -43,12 +43,12 @@ FORMS = {"leukoray": "raw", "fastapi": "raw", "litserve": "json", "bentoml": "js
 BARE = """
 import json, statistics, sys, time
 from pathlib import Path
-import cv2, torch
-from core.model.bundle import load_bundle
+import cv2
+from core.model.opening import open_bundle
 from core.model.predictor import Predictor
 options = json.loads(sys.argv[1])
-torch.set_num_threads(options["threads"]); cv2.setNumThreads(1)
-predictor = Predictor(load_bundle(Path(options["model"])), "cpu")
+cv2.setNumThreads(1)
+predictor = Predictor(open_bundle(Path(options["model"]), options["engine"], "cpu"), "cpu", options["threads"])
 files = [Path(name).read_bytes() for name in options["images"][:200]]
 prepared = [predictor.prepare(data)[1] for data in files]
 batch = prepared[: options["batch"]]
@@ -72,7 +72,9 @@ def main() -> None:
     parser.add_argument("images", type=Path, help="folder of images")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=8.0, help="of each load")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads of every server")
+    parser.add_argument("--threads", type=int, default=1, help="threads of every server's network")
+    parser.add_argument("--engine", default="auto", help="engine of every server: auto, torch or openvino")
+    parser.add_argument("--layout", default="auto", help="layout of ours: auto, joint or split")
     parser.add_argument("--batch", type=int, default=16, help="largest batch of every server")
     parser.add_argument("--model", type=Path, default=PROJECT / "models" / "blood-cells")
     parser.add_argument("--normal-priority", action="store_true", help="leave out --lower-priority")
@@ -92,7 +94,8 @@ def main() -> None:
 
 def run_bare(options: argparse.Namespace, images: list[str]) -> dict[str, float]:
     """Measure the ceiling in a process of its own."""
-    wanted = {"threads": options.threads, "model": str(options.model), "batch": options.batch, "images": images}
+    wanted = {"threads": options.threads, "model": str(options.model), "engine": options.engine, "batch": options.batch}
+    wanted["images"] = images
     command = [sys.executable, "-c", BARE, json.dumps({**wanted, "seconds": options.seconds})]
     environment = {**os.environ, **WORKER_ENVIRONMENT, "PYTHONPATH": str(PROJECT)}
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
@@ -145,11 +148,12 @@ def command_of(name: str, port: int, options: argparse.Namespace) -> list[str]:
     """Return the command line of a server."""
     common = ["--port", str(port), "--threads", str(options.threads)]
     if name == "leukoray":
-        most = ["--batch-size", str(options.batch), "--bundle", str(options.model), "--engine", "torch"]
+        most = ["--batch-size", str(options.batch), "--bundle", str(options.model)]
+        most += ["--engine", options.engine, "--layout", options.layout]
         most += [] if options.normal_priority else ["--lower-priority"]
         return [sys.executable, "serve/run.py", *common, *most]
     python = sys.executable if name == "fastapi" else options.peers
-    most = ["--batch", str(options.batch), "--model", str(options.model)]
+    most = ["--batch", str(options.batch), "--model", str(options.model), "--engine", options.engine]
     return [python, "benchmarks/serving_peers.py", name, *common, *most]
 
 

@@ -1,9 +1,9 @@
 """What `serving.py` compares with: the same network behind other servers, each as its documentation would have it.
 
-    python benchmarks/serving_peers.py fastapi|litserve|bentoml --port 9000 --threads 1 --batch 16 --model BUNDLE
+    python benchmarks/serving_peers.py fastapi|litserve|bentoml --port 9000 --threads 1 --model BUNDLE ...
 
-All decode with core's decoder, run core's predictor with the same number of torch threads, and answer with the same
-JSON. FastAPI decodes in a thread pool and has a simple batcher: what waits when the network is free goes together.
+All decode with core's decoder, run core's predictor with the same engine and threads, and answer with the same JSON.
+FastAPI decodes in a thread pool and has a simple batcher: what waits when the network is free goes together.
 """
 
 import argparse
@@ -19,12 +19,11 @@ PROJECT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(PROJECT)
 
 import cv2
-import torch
 import uvicorn
 from fastapi import FastAPI, Request
 
 from core.images.preprocessing import Prepared
-from core.model.bundle import load_bundle
+from core.model.opening import open_bundle
 from core.model.prediction import Prediction
 from core.model.predictor import Predictor
 
@@ -34,13 +33,13 @@ parser.add_argument("--port", type=int, required=True)
 parser.add_argument("--threads", type=int, required=True)
 parser.add_argument("--batch", type=int, required=True)
 parser.add_argument("--model", type=Path, required=True)
+parser.add_argument("--engine", required=True)
 OPTIONS = parser.parse_args(os.environ["PEER"].split() if "PEER" in os.environ else None)
 
 
 def make_predictor() -> Predictor:
-    torch.set_num_threads(OPTIONS.threads)
     cv2.setNumThreads(1)
-    return Predictor(load_bundle(OPTIONS.model), "cpu")
+    return Predictor(open_bundle(OPTIONS.model, OPTIONS.engine, "cpu"), "cpu", OPTIONS.threads)
 
 
 def as_json(predictor: Predictor, found: Prediction, batch: int) -> dict[str, Any]:
