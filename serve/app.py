@@ -48,12 +48,11 @@ def check(settings: ServeSettings) -> None:
 def build(settings: ServeSettings) -> Application:
     """Build the application from settings that `check` has passed."""
     gpus = ray.is_initialized() and ray.cluster_resources().get("GPU", 0) > 0
-    per_replica = settings.gpus_per_replica
-    per_replica = float(gpus) if per_replica is None else per_replica
+    options = _classifier_options(settings, settings.gpus(there=gpus))
     if settings.joint(gpus=gpus):
-        options = _classifier_options(settings, per_replica) | _door_options(settings)
+        options |= _door_options(settings)
         return ray_serve.deployment(ray_serve.ingress()(Joint)).options(**options).bind(settings)
-    classifier = ray_serve.deployment(Classifier).options(**_classifier_options(settings, per_replica)).bind(settings)
+    classifier = ray_serve.deployment(Classifier).options(**options).bind(settings)
     return _ingress(settings).bind(settings, classifier)
 
 

@@ -131,15 +131,25 @@ class ServeSettings(Settings):
             )
         return self.api_keys + keys
 
+    def gpus(self, *, there: bool) -> float:
+        """Return how many GPUs a classifier takes.
+
+        Args:
+            there: Whether there are any.
+        """
+        if self.engine == "openvino" or self.device == "cpu":
+            return 0.0
+        return float(there) if self.gpus_per_replica is None else self.gpus_per_replica
+
     def joint(self, *, gpus: bool) -> bool:
         """Whether the layout is the joint one.
 
         Args:
-            gpus: Whether there are GPUs to classify on.
+            gpus: Whether there are GPUs.
         """
         if self.layout != "auto":
             return self.layout == "joint"
-        on_gpu = self.device.startswith("cuda") or (self.device == "auto" and gpus and self.gpus_per_replica != 0)
+        on_gpu = self.device.startswith("cuda") or self.gpus(there=gpus) > 0
         return not on_gpu and self.ingress_replicas == 1
 
     @property

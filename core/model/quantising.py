@@ -74,6 +74,7 @@ def quantise(model: Any, bundle: Bundle, pixels: NDArray[np.uint8]) -> Any:  # n
     Raises:
         SettingsError: With code ``no-nncf`` where the package is missing.
     """
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # NNCF loads it; it misses a CUDA compiler
     try:
         import nncf  # noqa: PLC0415 - optional, and slow to load
         import openvino  # noqa: PLC0415 - optional

@@ -347,6 +347,7 @@ def test_replicas_and_scaling_reach_serve(settings: ServeSettings, layout: str) 
         ({}, False, True),
         ({}, True, False),
         ({"device": "cpu"}, True, True),
+        ({"engine": "openvino"}, True, True),
         ({"gpus_per_replica": 0}, True, True),
         ({"device": "cuda:0"}, False, False),
         ({"ingress_replicas": 2}, False, False),
