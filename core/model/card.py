@@ -232,11 +232,17 @@ def _finder(finder: FinderRecord) -> str:
 
 def _export(export: ExportRecord) -> str:
     """Say for which engine the network is there once more."""
-    return (
+    text = (
         f"`openvino/` holds network and finder for OpenVINO ({export.precision}, on CPUs): {export.agreement:.1%} of"
         f" {export.compared} drawn images get the same label, and probabilities differ by at most"
         f" {export.difference:.1e}."
     )
+    for one in export.laboratories:
+        text += (
+            f" Rounded to 8 bits it is right on {one.accuracy:.1%} of {one.images:,} images of {one.name}"
+            f" ({one.accuracy_before:.1%} in PyTorch); {one.agreement:.1%} get the same label."
+        )
+    return text
 
 
 def _training(training: TrainingRecord, data: DataRecord, replay: ReplayRecord | None) -> str:
