@@ -234,7 +234,7 @@ def _resized(rgb: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint
 
     The mean of a whole number of pixels is several times faster than that of parts of pixels, so the picture is first
     resized to a multiple of the size. Down to half the size there is little to antialias: on 99 % of the images of four
-    laboratories the finder gives the same cells as with the mean of parts of pixels, and all get the same class.
+    laboratories the finder gives the same cells as with the mean of parts of pixels.
     """
     times = min(rgb.shape[1] // width, rgb.shape[0] // height)
     if times < 2:
