@@ -164,7 +164,7 @@ class Images:
         known, labels = self.known(name)[chosen], images.labels.numpy()[chosen]
         confidence = bundle.record.confidence
         probabilities, ood = confidence.probabilities(logits), energy(logits)
-        flags = [confidence.flag(float(p.max()), float(o), found=True) for p, o in zip(probabilities, ood, strict=True)]
+        flags = confidence.flags(logits)
         predicted = Predicted.of_samples(
             [images.samples[row] for row in chosen[known]],
             self.class_names,

@@ -104,11 +104,15 @@ def measure(stages: Stages, predictor: Predictor, paths: list[Path], folder: Pat
     data = stages.run("encode it", encode_jpeg, drawn)
     places = [folder / f"{number}.jpg" for number in range(len(data))]
     stages.run("write it", Path.write_bytes, places, data)
+    stages.run("thumbnails", write_sheets, [views])
+
+
+def write_sheets(views: list[View]) -> None:
+    """Make and encode the thumbnails of a part."""
     sheets = ThumbnailSheets()
-    stages.run("thumbnails", sheets.add, [view.rgb for view in views])
-    stages.seconds["thumbnails"] += stages.run("sheets", lambda _: list(sheets.encoded()), [0]) and stages.seconds.pop(
-        "sheets"
-    )
+    for view in views:
+        sheets.add(view.rgb)
+    list(sheets.encoded())
 
 
 def worker_seconds(options: argparse.Namespace, bundle: object) -> float:

@@ -57,8 +57,8 @@ class Classifier:
             lower_priority()
         self._settings = settings
         self._begun: float | None = None
-        registry = registry or RegistryClient(ray_serve.get_replica_context().app_name)
-        self.bundles = ServedBundles(self._load, settings.bundle, registry, uuid.uuid4().hex)
+        self._registry = registry or RegistryClient(ray_serve.get_replica_context().app_name)
+        self.bundles = ServedBundles(self._load, settings.bundle, self._registry, uuid.uuid4().hex)
         self._batcher: Batcher[Item, Answer] = Batcher(
             self._classify_batch,
             settings.batch_size,

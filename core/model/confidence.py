@@ -75,6 +75,15 @@ class Confidence(Settings):
             return LOW_CONFIDENCE
         return SEVERAL_CELLS if others else ""
 
+    def flags(self, logits: NDArray[np.floating]) -> list[str]:
+        """Return the flag of each of several cells that were found, whole and alone.
+
+        Args:
+            logits: What the network gives, (N, C).
+        """
+        largest, ood = self.probabilities(logits).max(axis=1), energy(logits)
+        return [self.flag(float(one), float(score), found=True) for one, score in zip(largest, ood, strict=True)]
+
 
 def energy(logits: NDArray[np.floating]) -> NDArray[np.float32]:
     """Return the energy score of logits (Liu et al. 2020, arXiv:2010.03759).

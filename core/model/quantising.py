@@ -17,12 +17,10 @@ import torch
 from core.data.augment import augment
 from core.errors import SettingsError
 from core.images.heatmap import find_peak
-from core.model.confidence import energy
-from core.model.engine import Answers
 from core.model.record import ComparedLaboratory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from numpy.typing import NDArray
 
@@ -121,9 +119,9 @@ def compare(
     """
     known = images.labels < class_count
     pixels, labels = images.pixels[known], images.labels[known]
-    before, after = (_answers(engine, pixels) for engine in (reference, other))
-    guesses = [answers.logits.argmax(axis=1) for answers in (before, after)]
-    flags = [_flags(answers, confidence) for answers in (before, after)]
+    (before, maps), (after, other_maps) = (_answers(engine, pixels) for engine in (reference, other))
+    guesses = [logits.argmax(axis=1) for logits in (before, after)]
+    flags = [confidence.flags(logits) for logits in (before, after)]
     return ComparedLaboratory(
         name=images.name,
         home=images.home,
@@ -131,7 +129,7 @@ def compare(
         accuracy_before=float((guesses[0] == labels).mean()),
         accuracy=float((guesses[1] == labels).mean()),
         agreement=float((guesses[0] == guesses[1]).mean()),
-        peaks=float(np.mean([_near(*pair) for pair in zip(_maps(before), _maps(after), strict=True)])),
+        peaks=float(np.mean([_near(*pair) for pair in zip(maps, other_maps, strict=True)])),
         flags=float(np.mean([one == two for one, two in zip(*flags, strict=True)])),
     )
 
@@ -162,27 +160,13 @@ def _with_variations(pixels: NDArray[np.uint8], bundle: Bundle) -> NDArray[np.ui
     return np.concatenate([pixels, views.round().byte().permute(0, 2, 3, 1).numpy()])
 
 
-def _answers(engine: Engine, pixels: NDArray[np.uint8]) -> Answers:
+def _answers(engine: Engine, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return logits (N, C) and maps (N, h, w)."""
     parts = [engine.answer(pixels[start : start + _AT_ONCE], gradcam=True) for start in range(0, len(pixels), _AT_ONCE)]
-    logits = np.concatenate([part.logits for part in parts])
-    features = np.concatenate([part.features for part in parts])
-    return Answers(logits, features, np.concatenate([_maps(part) for part in parts]))
-
-
-def _maps(answers: Answers) -> NDArray[np.float32]:
-    if answers.maps is None:
-        raise ValueError("no maps were asked for")
-    return answers.maps
+    maps = [part.maps for part in parts if part.maps is not None]
+    return np.concatenate([part.logits for part in parts]), np.concatenate(maps)
 
 
 def _near(one: NDArray[np.float32], two: NDArray[np.float32]) -> bool:
     """Whether two maps point at places no further apart than one of their values is from the next."""
     return bool(np.hypot(*np.subtract(find_peak(one), find_peak(two))) <= 1)
-
-
-def _flags(answers: Answers, confidence: Confidence) -> Sequence[str]:
-    probabilities = confidence.probabilities(answers.logits)
-    return [
-        confidence.flag(float(row.max()), float(ood), found=True)
-        for row, ood in zip(probabilities, energy(answers.logits), strict=True)
-    ]

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
+from core.images.overlay import DISPLAY_SIDE
 from core.model.opening import EngineName
 from core.settings import Settings
 
@@ -31,7 +32,7 @@ class ClassifySettings(Settings):
     cells: Literal["one", "all"] = Field("one", description="cells of each image; all: of camera fields, every one")
     gradcam: Literal["all", "flagged", "none"] = Field("all", description="which cells get a heatmap overlay")
     colour_map: Literal["jet", "turbo", "viridis", "inferno"] = Field("jet", description="colours of the heatmap")
-    overlay_side: int = Field(1024, ge=64, le=8192, description="longest side of an overlay in pixels")
+    overlay_side: int = Field(DISPLAY_SIDE, ge=64, le=8192, description="longest side of an overlay in pixels")
     overlay_quality: int = Field(85, ge=1, le=100, description="JPEG quality of the overlays")
     batch_size: int = Field(32, ge=1, le=4096, description="images, or cells, per forward pass")
     limit: int | None = Field(None, ge=1, description="classify only the first so many images")
