@@ -68,6 +68,9 @@ class TrainingConfig(Settings):
         ge=0,
         description="training images whose inner features the bundle keeps, to be shown again when it is adapted",
     )
+    replay_ratio: int = Field(
+        1, ge=1, le=16, description="stored images shown beside each new one, where training starts from a bundle"
+    )
     replay_weight: float = Field(
         0.1, ge=0, description="weight of the loss that keeps the answers to them, where training starts from a bundle"
     )

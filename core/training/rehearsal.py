@@ -28,10 +28,11 @@ class Rehearsal:
         network: The network, as it was when the features were stored, on the device that it is trained on.
         replay: The stored features.
         probe: An input, (1, 3, H, W) float32.
+        ratio: Stored images shown beside each image of a batch.
     """
 
-    def __init__(self, network: nn.Module, replay: Replay, probe: torch.Tensor) -> None:
-        self._network, self._replay = network, replay
+    def __init__(self, network: nn.Module, replay: Replay, probe: torch.Tensor, ratio: int = 1) -> None:
+        self._network, self._replay, self._ratio = network, replay, ratio
         self._below = _called_before(network, network.get_submodule(replay.layer), probe)
         for module in self._below:
             module.requires_grad_(requires_grad=False)
@@ -45,7 +46,7 @@ class Rehearsal:
             module.eval()
 
     def forward(self, batch: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Run the network on a batch and on as many stored images.
+        """Run the network on a batch and on stored images.
 
         Args:
             batch: Normalised input, (N, 3, H, W) float32.
@@ -54,7 +55,8 @@ class Rehearsal:
         Returns:
             The batch's logits (N, C), and the mean squared distance of the other logits from what they were.
         """
-        rows = self._shown[torch.randint(len(self._shown), (len(batch),), generator=generator)]
+        chosen = torch.randint(len(self._shown), (self._ratio * len(batch),), generator=generator)
+        rows = self._shown[chosen]
         logits = _with_stored(self._network, self._replay, rows, batch)
         wanted = self._replay.logits[rows].to(logits.device)
         return logits[: len(batch)], functional.mse_loss(logits[len(batch) :].float(), wanted)

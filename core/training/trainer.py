@@ -127,7 +127,7 @@ class Trainer:
             raise SettingsError("no-validation", "Without validation images no epoch is best; keep the last weights.")
         self._autocast = config.precision == "auto" and has_bfloat16(self.device)
         probe = torch.zeros(1, 3, preprocessing.height, preprocessing.width, device=self.device)
-        self._rehearsal = Rehearsal(self.network, replay, probe) if replay else None
+        self._rehearsal = Rehearsal(self.network, replay, probe, config.replay_ratio) if replay else None
         self._optimizer = _optimizer(self.network, config)
         self._schedule = _schedule(self._optimizer, config, self.steps_per_epoch)
         self._average = _average(self.network, config.averaging)
