@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from starlette.datastructures import Headers, MutableHeaders
 
+from runtime.web import PAGE, STRICT, add_security_headers
 from serve.errors import RequestError, error_response
 
 if TYPE_CHECKING:
@@ -25,19 +26,10 @@ __all__ = ["Gate"]
 
 _OPEN = {"/", "/healthz", "/readyz", "/docs", "/openapi.json"}
 _OPEN_UNDER = ("/assets/", "/docs/", "/v2/health/")
-_HEADERS = {
-    "x-content-type-options": "nosniff",
-    "x-frame-options": "DENY",
-    "referrer-policy": "no-referrer",
-    "cross-origin-opener-policy": "same-origin",
-    "cross-origin-resource-policy": "same-origin",
-    "permissions-policy": "camera=(), microphone=(), geolocation=()",
-}
-_STRICT = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-_PAGE = _STRICT + "; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'"
-_DOCS = _PAGE.replace("script-src 'self'", "script-src 'self' 'unsafe-inline'").replace(
+_DOCS = PAGE.replace("script-src 'self'", "script-src 'self' 'unsafe-inline'").replace(
     "style-src 'self'", "style-src 'self' 'unsafe-inline'"
 )
+_POLICIES = {"/": PAGE, "/docs": _DOCS}
 _CLIENT_GONE = 499
 """Status in the log where the client went away before there was an answer."""
 
@@ -80,7 +72,7 @@ class Gate:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
-                _add_headers(headers, scope["path"])
+                add_security_headers(headers, _POLICIES.get(scope["path"], STRICT))
                 if not identity.given:
                     headers["x-request-id"] = identity.id
             await send(message)
@@ -139,11 +131,3 @@ def _identify(scope: Scope) -> _Identity:
     """
     given = Headers(scope=scope).get("x-request-id", "")[:_LONGEST_ID]
     return _Identity(given, given=True) if given else _Identity(uuid.uuid4().hex, given=False)
-
-
-def _add_headers(headers: MutableHeaders, path: str) -> None:
-    for name, value in _HEADERS.items():
-        headers.setdefault(name, value)
-    page = _PAGE if path == "/" else _DOCS if path == "/docs" else _STRICT
-    headers.setdefault("content-security-policy", page)
-    headers.setdefault("cache-control", "no-store")

@@ -17,6 +17,7 @@ from core import __version__
 from core.errors import LeukorayError
 from core.model.card import RESEARCH_ONLY
 from core.settings import describe_problems
+from runtime.web import add_file
 from serve import v1, v2
 from serve.counters import SharedCounters
 from serve.errors import RequestError, error_response
@@ -38,10 +39,10 @@ if TYPE_CHECKING:
 __all__ = ["Ingress", "build_application"]
 
 _PAGE = {
-    "/": ("index.html", "text/html; charset=utf-8"),
-    "/assets/page.js": ("page.js", "text/javascript; charset=utf-8"),
-    "/assets/page.css": ("page.css", "text/css; charset=utf-8"),
-    "/assets/icon.svg": ("icon.svg", "image/svg+xml"),
+    "/": ("serve", "index.html", "text/html; charset=utf-8"),
+    "/assets/page.js": ("serve", "page.js", "text/javascript; charset=utf-8"),
+    "/assets/page.css": ("serve", "page.css", "text/css; charset=utf-8"),
+    "/assets/icon.svg": ("runtime", "icon.svg", "image/svg+xml"),
 }
 _NICENESS = 10
 _PHRASES = {404: ("not-found", "There is nothing at this address."), 405: ("method", "The method is not allowed here.")}
@@ -99,8 +100,8 @@ def build_application(settings: ServeSettings, classifier: AnyClassifier, regist
     app.state.counters = counters
     for router in (v1.router, v2.router, operations):
         app.include_router(router)
-    for path, (name, media_type) in _PAGE.items():
-        _add_file(app, path, name, media_type)
+    for path, (package, name, media_type) in _PAGE.items():
+        add_file(app, path, files(package).joinpath("page", name), media_type)
     for kind in (LeukorayError, HTTPException, RequestValidationError):  # the Gate answers for all others
         app.add_exception_handler(kind, _to_response)
     keys = settings.keys()
@@ -143,15 +144,6 @@ async def metrics(request: Request) -> Response:
     """Sum up the counters of all ingress replicas, whichever of them answers."""
     content, media_type = render(await request.app.state.counters.total())
     return Response(content, headers={"Content-Type": media_type})
-
-
-def _add_file(app: FastAPI, path: str, name: str, media_type: str) -> None:
-    content = files("serve").joinpath("page", name).read_bytes()
-
-    async def serve_file() -> Response:
-        return Response(content, headers={"Content-Type": media_type, "Cache-Control": "no-cache"})
-
-    app.add_api_route(path, serve_file, methods=["GET"], include_in_schema=False)
 
 
 async def _to_response(request: Request, error: Exception) -> Response:

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from pipelines.classification.run_folder import RunFolder
     from pipelines.classification.summary import Cell, Slide
 
-__all__ = ["Report"]
+__all__ = ["COLOURS", "Report"]
 
-_COLOURS = ("#c2553f", "#3b6fb6", "#7a9a3d", "#8a5aa8", "#c98a1b", "#3f9a94", "#9a5a5a", "#66707c")
+COLOURS = ("#c2553f", "#3b6fb6", "#7a9a3d", "#8a5aa8", "#c98a1b", "#3f9a94", "#9a5a5a", "#66707c")
+"""Colours of the classes, in order."""
 
 
 class Report:
@@ -37,7 +38,7 @@ class Report:
         self._slides: list[tuple[Slide, str]] = []
         self._common = {
             "class_names": list(class_names),
-            "colours": {name: _COLOURS[index % len(_COLOURS)] for index, name in enumerate(class_names)},
+            "colours": {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(class_names)},
             "describe_count": describe_count,
             "few_cells": FEW_CELLS,
             "drawn": drawn,

@@ -227,12 +227,8 @@ class Review:
 
     def _reviewers_after(self, number: int, slide: str) -> set[str]:
         """Return who said something of a slide's cells after an entry."""
-        reviewers: set[str] = set()
-        for entries in reversed(self.state.actions.values()):
-            if entries[-1].number <= number:
-                break
-            reviewers |= {entry.reviewer for entry in entries if entry.slide == slide and entry.reading == FIRST}
-        return reviewers
+        later = (entry for entry in self.state.entries[number:] if entry.slide == slide)
+        return {entry.reviewer for entry in later if entry.reading == FIRST}
 
     def _newest_action(self, asked: Asked) -> list[Entry]:
         for request, entries in reversed(self.state.actions.items()):

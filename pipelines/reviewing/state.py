@@ -88,7 +88,7 @@ class ReviewState:
 
     def __init__(self, cells: RunCells) -> None:
         self.cells = cells
-        self.last = 0
+        self.entries: list[Entry] = []
         self.added: list[tuple[CellKey, Box]] = []
         self.slides = [SlideState() for _ in cells.slides]
         self.touched: dict[int, CellState] = {}
@@ -103,6 +103,11 @@ class ReviewState:
     def __len__(self) -> int:
         """Return the number of rows, those of added cells included."""
         return len(self.cells) + len(self.added)
+
+    @property
+    def last(self) -> int:
+        """Number of the newest entry; they are numbered 1, 2, ..."""
+        return len(self.entries)
 
     def key(self, row: int) -> CellKey:
         """Return what names the cell of a row."""
@@ -148,7 +153,7 @@ class ReviewState:
             row = self._apply(entry)
             if row is not None:
                 rows[row] = None
-            self.last = entry.number
+            self.entries.append(entry)
         return list(rows)
 
     def _apply(self, entry: Entry) -> int | None:
