@@ -148,7 +148,7 @@ class ReviewLog:
     def __init__(self, database: str, run: str, bundle: str) -> None:
         self._run, self._bundle = run, bundle
         try:
-            self._engine = sql.create_engine(database, pool_pre_ping=True)
+            self._engine = sql.create_engine(_with_driver(database), pool_pre_ping=True)
             if self._engine.dialect.name == "sqlite":
                 sql.event.listen(self._engine, "connect", _set_up_sqlite)
             _metadata.create_all(self._engine)
@@ -225,6 +225,12 @@ class Writer:
 def _read(connection: sql.Connection, run: str, number: int) -> list[Entry]:
     wanted = _SELECT.where(_log.c.run == run, _log.c.number > number)
     return [Entry(*row) for row in connection.execute(wanted)]
+
+
+def _with_driver(database: str) -> sql.URL:
+    """Return the address; PostgreSQL's with the driver that Leukoray's extra installs, where it names none."""
+    address = sql.make_url(database)
+    return address.set(drivername="postgresql+psycopg") if address.drivername == "postgresql" else address
 
 
 def _set_up_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - of the database's driver
