@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 
 from core.errors import SettingsError
 from core.files import replace_file
-from core.images.drawings import CLASS_NAMES, ODDITIES, draw_field
+from core.images.drawings import CLASS_NAMES, ODDITIES, draw_field, restain
 from core.settings import Settings
 from pipelines.classify import ClassifySettings, classify
 from runtime.command import run_command
@@ -39,9 +39,10 @@ class DemoSettings(Settings):
     out: Path = Field(description="folder for slides and results")
     images: int = Field(120, ge=20, description="cells per slide")
     seed: int = Field(0, ge=0, description="seed of the drawing")
+    strange: bool = Field(False, description="draw them in a stain that no bundle knows, for a walk through the review")
 
 
-def draw_slides(folder: Path, images: int, seed: int = 0, *, broken: bool = True) -> int:
+def draw_slides(folder: Path, images: int, seed: int = 0, *, broken: bool = True, strange: bool = False) -> int:
     """Draw the demo's slides.
 
     Args:
@@ -49,6 +50,7 @@ def draw_slides(folder: Path, images: int, seed: int = 0, *, broken: bool = True
         images: Cells per slide.
         seed: Seed of the drawing; the same seed draws the same slides.
         broken: Whether the last slide also holds files that cannot be read.
+        strange: Whether they are in a stain that no bundle knows.
 
     Returns:
         The number of readable images.
@@ -61,6 +63,7 @@ def draw_slides(folder: Path, images: int, seed: int = 0, *, broken: bool = True
         for number in range(images):
             kind = str(rng.choice(CLASS_NAMES, p=shares))
             rgb = draw_field(kind, rng, oddity=odd.get(number, "") if position == 1 else "")
+            rgb = restain(rgb) if strange else rgb
             cv2.imwrite(str(slide / f"cell-{number:04d}.jpg"), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
     if broken:
         _write_broken(folder / list(_SMEARS)[-1])
@@ -83,6 +86,7 @@ class DrawnSlides(Settings):
 
     images: int = Field(description="cells per slide")
     seed: int = Field(description="seed of the drawing")
+    strange: bool = Field(False, description="whether they are in a stain that no bundle knows")
     complete: bool = Field(description="whether all of them are there")
 
 
@@ -107,7 +111,7 @@ def _prepare_slides(slides: Path, settings: DemoSettings) -> None:
         SettingsError: With code ``demo-exists`` where something else is there.
     """
     marker = slides / _MARKER
-    wanted = DrawnSlides(images=settings.images, seed=settings.seed, complete=True)
+    wanted = DrawnSlides(images=settings.images, seed=settings.seed, strange=settings.strange, complete=True)
     there = _read_marker(marker)
     if there == wanted:
         return
@@ -116,11 +120,12 @@ def _prepare_slides(slides: Path, settings: DemoSettings) -> None:
         raise SettingsError(
             "demo-exists",
             f"{slides} exists already and was not drawn with {settings.images} cells per slide and seed"
-            f" {settings.seed}; choose another --out, or remove it yourself.",
+            f" {settings.seed}{' in the strange stain' if settings.strange else ''}; choose another --out, or remove it"
+            " yourself.",
         )
     replace_file(marker, unfinished.model_dump_json())
     say(f"drawing {settings.images * len(_SMEARS)} cells into {slides} (drawings, not photographs)")
-    draw_slides(slides, settings.images, settings.seed)
+    draw_slides(slides, settings.images, settings.seed, strange=settings.strange)
     replace_file(marker, wanted.model_dump_json())
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["CLASS_NAMES", "HEIGHT", "ODDITIES", "WIDTH", "DrawnCell", "draw_field", "draw_smear"]
+__all__ = ["CLASS_NAMES", "HEIGHT", "ODDITIES", "WIDTH", "DrawnCell", "draw_field", "draw_smear", "restain"]
 
 CLASS_NAMES = ("EOSINOPHIL", "LYMPHOCYTE", "MONOCYTE", "NEUTROPHIL")
 """The cell types that can be drawn, in the order of the shipped bundle's classes."""
@@ -39,6 +39,10 @@ _PLASMA: _Colour = (214, 213, 206)
 _RED_CELL: _Colour = (196, 160, 152)
 _CHROMATIN: _Colour = (112, 76, 178)
 _DENSE_CHROMATIN: _Colour = (84, 52, 152)
+
+
+_OTHER_STAIN = ((0, 1, 0), (0, 0, 1), (1, 0, 0))
+"""Which channel's optical density goes where in `restain`."""
 
 
 class DrawnCell(NamedTuple):
@@ -102,6 +106,22 @@ def draw_smear(
         left, top, right, bottom = _draw_white_cell(canvas, kind, rng, place)
         cells.append(DrawnCell(kind, (left / _ZOOM, top / _ZOOM, right / _ZOOM, bottom / _ZOOM)))
     return _photograph(canvas, rng, ""), cells
+
+
+def restain(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a picture as if another stain had been used, in colours that no laboratory's stain gives.
+
+    The optical densities of the three channels change places.
+
+    Args:
+        rgb: (H, W, 3) uint8.
+
+    Returns:
+        The same shape.
+    """
+    density = -np.log((rgb.astype(np.float32) + 1) / 256)
+    light = 256 * np.exp(-density @ np.array(_OTHER_STAIN, np.float32)) - 1
+    return np.asarray(light.clip(0, 255).round(), np.uint8)
 
 
 def _scattered(count: int, canvas: NDArray[np.float32], rng: np.random.Generator) -> list[tuple[float, float]]:
