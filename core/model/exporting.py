@@ -113,12 +113,12 @@ def write_openvino(folder: Path, rounding: Rounding | None = None) -> ExportReco
     bundle = load_bundle(folder)
     network = ExportedNetwork(bundle).eval()
     height, width = bundle.record.preprocessing.size
-    model = _converted(network, torch.zeros(2, height, width, 3, dtype=torch.uint8), [-1, height, width, 3])
+    model = _converted(network, torch.zeros(2, height, width, 3, dtype=torch.uint8), free=(0,))
     precision: Literal["fp32", "int8"] = "fp32" if rounding is None else "int8"
     files = _saved("model", model if rounding is None else quantise(model, bundle, rounding.calibration))
     if bundle.finder is not None:
         field = torch.zeros(1, 192, 256, 3, dtype=torch.uint8)
-        files |= _saved("finder", _converted(_ExportedFinder(bundle.finder).eval(), field, [1, -1, -1, 3]))
+        files |= _saved("finder", _converted(_ExportedFinder(bundle.finder).eval(), field, free=(1, 2)))
     pixels = _drawn(bundle)
     confidence, geometry = bundle.record.confidence, network.engine.geometry
     ours = network.engine.answer(pixels, gradcam=False).logits
@@ -164,8 +164,8 @@ def _write(folder: Path, files: dict[str, bytes], record: ExportRecord) -> None:
     replace_file(folder / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
-def _converted(network: nn.Module, example: torch.Tensor, shape: list[int]) -> Any:  # noqa: ANN401
-    """Return a network as an ``openvino.Model``."""
+def _converted(network: nn.Module, example: torch.Tensor, free: tuple[int, ...]) -> Any:  # noqa: ANN401
+    """Return a network as an ``openvino.Model`` whose input may have any length along the free axes."""
     sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType] - it reports to its maker
     try:
         import openvino  # noqa: PLC0415 - optional
@@ -174,9 +174,12 @@ def _converted(network: nn.Module, example: torch.Tensor, shape: list[int]) -> A
             "no-openvino", "Exporting for OpenVINO needs its package; install it with: pip install 'leukoray[openvino]'"
         ) from None
     convert: Any = openvino.convert_model
-    with torch.inference_mode(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # OpenVINO's own, about what it calls in PyTorch
-        return convert(network, example_input=example, input=[openvino.PartialShape(shape)])
+        program = torch.export.export(network, (example,), dynamic_shapes=(dict.fromkeys(free, torch.export.Dim.AUTO),))
+        model = convert(program)
+    model.reshape(openvino.PartialShape([-1 if axis in free else size for axis, size in enumerate(example.shape)]))
+    return model
 
 
 def _saved(name: str, model: Any) -> dict[str, bytes]:  # noqa: ANN401
