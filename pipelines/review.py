@@ -9,12 +9,12 @@ from __future__ import annotations
 import secrets
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 if __package__ in {None, ""}:  # started as a script: let the project's packages be found, not this folder's files
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 from pydantic_settings import CliPositionalArg
 
 from core.errors import SettingsError
@@ -23,10 +23,12 @@ from pipelines.classification.run_folder import RunFolder
 from pipelines.classification.storage import open_folder
 from pipelines.reviewing.cells import read_cells
 from pipelines.reviewing.desk import Desk, run_identity
+from pipelines.reviewing.exports.export import ExportKind, write_export
 from pipelines.reviewing.log import ReviewLog, local_database
 from pipelines.reviewing.pictures import Pictures
 from pipelines.reviewing.review import Review
 from pipelines.reviewing.server import serve_page
+from pipelines.reviewing.sources import SourceImages
 from runtime.command import run_command
 from runtime.progress import say
 
@@ -45,7 +47,9 @@ class ReviewSettings(Settings):
         None, description="folder of the slides, where they are not in their old place", repr=False
     )
     reviewer: str = Field("", max_length=80, description="name that everything is saved under; otherwise the page asks")
-    second: bool = Field(False, description="read blindly: without the model's and other reviewers' answers")
+    reading: Literal[1, 2] = Field(
+        1, description="2: read blindly, without the model's and the first reading's answers"
+    )
     further: list[Annotated[str, StringConstraints(pattern=r"^[^\s/\\,][^/\\,]{0,79}$")]] = Field(
         [], max_length=20, description="labels beside the bundle's classes, such as BASOPHIL"
     )
@@ -57,6 +61,17 @@ class ReviewSettings(Settings):
     )
     port: int = Field(8100, ge=0, le=65535, description="port; 0: any free one")
     token: str = Field("", max_length=200, description="token of the address; otherwise a new one", repr=False)
+    export: ExportKind | None = Field(None, description="instead of the page: write what was reviewed in this format")
+    out: Path | None = Field(None, description="new folder for --export")
+    only: Literal["reviewed", "all"] = Field(
+        "reviewed", description="cells to export: those that a person has said something of or signed off, or all"
+    )
+
+    @model_validator(mode="after")
+    def _check_export(self) -> ReviewSettings:
+        if (self.export is None) != (self.out is None):
+            raise ValueError("--export and --out go together")
+        return self
 
 
 def review(settings: ReviewSettings) -> int:
@@ -73,17 +88,13 @@ def review(settings: ReviewSettings) -> int:
     log = ReviewLog(_database(settings, run), run_identity(record), record.bundle.id)
     work = Review(cells, log, settings.further)
     slides = open_folder(settings.slides or record.arguments.slides)
-    if not slides.is_folder():
-        say(f"{slides.shown} is not there: small pictures of the run's report are shown instead (--slides says where)")
-    desk = Desk(
-        work,
-        Pictures(run, slides, work.state),
-        record,
-        reading=2 if settings.second else 1,
-        reviewer=settings.reviewer.strip(),
-        title=run.folder.name,
-    )
+    sources = SourceImages(run, slides, open_folder(record.arguments.slides).path, cells)
     try:
+        if settings.export and settings.out:
+            return write_export(settings.export, work, sources, record, settings.out, settings.only)
+        if not slides.is_folder():
+            say(f"{slides.shown} is not there: the run's own small pictures are shown (--slides says where it is)")
+        desk = Desk(work, run, record, Pictures(run, sources, work.state), settings.reading, settings.reviewer.strip())
         serve_page(desk, settings.host, settings.port, settings.token or secrets.token_urlsafe(24))
     finally:
         log.close()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from pipelines.classification.report import COLOURS
+from pipelines.reviewing.alike import Alike
 from pipelines.reviewing.cells import FLAGS
 from pipelines.reviewing.review import RefusedError
 from pipelines.reviewing.state import SECOND
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipelines.classification.record import RunRecord
+    from pipelines.classification.run_folder import RunFolder
     from pipelines.reviewing.log import Entry
     from pipelines.reviewing.pictures import Pictures
     from pipelines.reviewing.review import Review
@@ -32,11 +33,11 @@ class Desk:
 
     Args:
         review: The review.
+        run: Folder of the run.
+        record: Its record.
         pictures: Pictures of its cells.
-        record: Record of the run.
         reading: 1, or 2 for a blind second reading.
         reviewer: Name that every action is given; empty where the page asks for one.
-        title: What the run is called.
 
     Attributes:
         review: The review.
@@ -45,10 +46,12 @@ class Desk:
     """
 
     def __init__(
-        self, review: Review, pictures: Pictures, record: RunRecord, *, reading: int, reviewer: str, title: str
+        self, review: Review, run: RunFolder, record: RunRecord, pictures: Pictures, reading: int, reviewer: str
     ) -> None:
         self.review, self.reading, self.reviewer = review, reading, reviewer
-        self._pictures, self._record, self._title = pictures, record, title
+        self._run, self._record, self._pictures = run, record, pictures
+        embeddings = run.folder.exists("embeddings") and not self.blind
+        self._alike = Alike(run, review.state.cells) if embeddings else None
 
     @property
     def blind(self) -> bool:
@@ -60,18 +63,18 @@ class Desk:
         state, labels = self.review.catch_up(), self.review.labels
         cells, arguments = state.cells, self._record.arguments
         return {
-            "title": self._title,
+            "title": self._run.folder.name,
             "id": run_identity(self._record)[:16],
             "bundle": self._record.bundle.id,
             "classes": list(cells.class_names),
             "labels": list(labels),
-            "colours": {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(labels[:-2])},
+            "colours": self.review.colours,
             "flags": list(FLAGS),
             "reading": self.reading,
             "reviewer": self.reviewer,
             "fields": arguments.cells == "all",
             "heatmaps": arguments.gradcam != "none" and not self.blind,
-            "embeddings": False,
+            "embeddings": self._alike is not None,
             "last": state.last,
             "slides": {index: self._slide(index) for index in range(len(cells.slides))},
         }
@@ -141,7 +144,9 @@ class Desk:
             RefusedError: With code ``no-such-cell`` or ``no-embeddings``.
         """
         self._check_row(row)
-        raise RefusedError("no-embeddings", "The run has no embeddings; classify with --embeddings.")
+        if self._alike is None:
+            raise RefusedError("no-embeddings", "The run has no embeddings; classify with --embeddings.")
+        return self._alike.nearest(row, most) if row < len(self.review.state.cells) else []
 
     def picture(self, kind: Literal["cell", "field", "heatmap"], row: int, side: int = 0) -> bytes:
         """Return a picture of a cell as a JPEG.

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from core.errors import DataError, LeukorayError
-from core.images.decoder import MAX_BYTES, decode
+from core.images.decoder import decode
 from core.images.overlay import encode_jpeg, shrink_to
 from pipelines.classification.sheet import THUMBNAIL, sheet_place
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from core.images.cells import Box
     from pipelines.classification.run_folder import RunFolder
-    from pipelines.classification.storage import Folder
+    from pipelines.reviewing.sources import SourceImages
     from pipelines.reviewing.state import ReviewState
 
 __all__ = ["FIELD_SIDE", "Pictures"]
@@ -46,19 +46,15 @@ class Pictures:
 
     Args:
         run: Folder of the run.
-        slides: Folder of the slides.
+        sources: The images of its slides.
         state: What the review says, for the places of the cells.
     """
 
-    def __init__(self, run: RunFolder, slides: Folder, state: ReviewState) -> None:
-        self._run, self._slides, self._state = run, slides.impatient(), state
+    def __init__(self, run: RunFolder, sources: SourceImages, state: ReviewState) -> None:
+        self._run, self._sources, self._state = run, sources, state
         self._lock = threading.Lock()
         self._decoded: OrderedDict[_Image, NDArray[np.uint8]] = OrderedDict()
         self._places = threading.BoundedSemaphore(_DECODED_AT_ONCE)
-        self._parts = {
-            _Image(key.slide, key.image): int(state.cells.place[row, 0]) for key, row in state.cells.rows.items()
-        }
-        self._paths = lru_cache(64)(self._read_paths)
         self._sheet = lru_cache(16)(self._read_sheet)
 
     def cell(self, row: int, side: int) -> bytes:
@@ -111,18 +107,13 @@ class Pictures:
             if image in self._decoded:
                 self._decoded.move_to_end(image)
                 return self._decoded[image]
-        path = self._paths(self._parts[image])[image]
         with self._places:
-            rgb = decode(self._slides.read_path(path, MAX_BYTES + 1)).rgb
+            rgb = decode(self._sources.read(*image)).rgb
         with self._lock:
             self._decoded[image] = rgb
             while sum(one.nbytes for one in self._decoded.values()) > _CACHED_BYTES and len(self._decoded) > 1:
                 self._decoded.popitem(last=False)
         return rgb
-
-    def _read_paths(self, part: int) -> dict[_Image, bytes]:
-        """Return where each image of a part is."""
-        return {_Image(entry.slide, entry.image): entry.path for entry in self._run.read_list_part(part)}
 
     def _stored(self, row: int, side: int, why: Exception) -> bytes:
         """Return the thumbnail that the run's report shows."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from core.errors import LeukorayError
+from pipelines.classification.report import COLOURS
 from pipelines.reviewing.cells import NO_CELL, CellKey
 from pipelines.reviewing.log import LABELLING, Entry
 from pipelines.reviewing.state import FIRST, SECOND, ReviewState, labels_of
@@ -76,6 +77,11 @@ class Review:
         self.catch_up()
         said = (state.label for state in self.state.touched.values())
         self.labels = labels_of(cells.class_names, (*further, *sorted(set(said))))
+
+    @property
+    def colours(self) -> dict[str, str]:
+        """The colour of each label that is a class, as in the run's report."""
+        return {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(self.labels[:-2])}
 
     def catch_up(self) -> ReviewState:
         """Read what others have saved meanwhile; return what the review says now."""
