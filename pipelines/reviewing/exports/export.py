@@ -60,7 +60,7 @@ def export(kind: ExportKind, review: ExportedReview, out: Path) -> None:
     try:
         unfinished.mkdir(parents=True)
         _WRITERS[kind](unfinished, review)
-        if review.skipped and len(review.skipped) == len({cell.key[:2] for cell in review.cells}):
+        if review.skipped and not review.taken:
             raise DataError(
                 "no-images", f"No image can be read ({review.skipped[0][1]}); --slides says where they are."
             )
@@ -97,7 +97,6 @@ def write_export(
         cells=cells,
         fields=record.arguments.cells == "all",
         sources=sources,
-        skipped=[],
     )
     export(kind, content, out)
     say(f"{kind}: {out}")

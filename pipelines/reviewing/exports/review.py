@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["ExportedReview", "class_folder", "image_path", "of_complete_images"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class ExportedReview:
     """A review on its way out.
 
@@ -32,7 +32,8 @@ class ExportedReview:
         cells: The cells, those of an image together and in order.
         fields: Whether images are fields with any number of cells.
         sources: The images.
-        skipped: Images that could not be read, with the reason; exports add to it.
+        skipped: Images that could not be read, with the reason.
+        taken: Number of images that could.
     """
 
     title: str
@@ -43,7 +44,8 @@ class ExportedReview:
     cells: Sequence[ReviewedCell]
     fields: bool
     sources: SourceImages
-    skipped: list[tuple[str, str]]
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    taken: int = 0
 
     @property
     def boxed(self) -> list[ReviewedCell]:
@@ -68,10 +70,12 @@ class ExportedReview:
     def read(self, slide: str, image: str) -> bytes | None:
         """Return the file of an image; None, and a note in `skipped`, where it cannot be read."""
         try:
-            return self.sources.read(slide, image)
+            data = self.sources.read(slide, image)
         except (OSError, LeukorayError) as error:
             self.skip(slide, image, error)
             return None
+        self.taken += 1
+        return data
 
     def skip(self, slide: str, image: str, why: Exception) -> None:
         """Note that an image is left out."""
