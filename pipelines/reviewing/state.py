@@ -57,6 +57,13 @@ class CellState:
         """Whether two reviewers' last words differ."""
         return len(set(self.says.values())) > 1
 
+    @property
+    def word(self) -> Entry | None:
+        """The newest entry that gave the label and still holds; None where the label is the model's."""
+        entries = (entry for entry in reversed(self.history) if entry.reading == FIRST and entry.after == self.label)
+        spoken = (entry for entry in entries if entry.action in {"label", "add"})
+        return next((entry for entry in spoken if self.says.get(entry.reviewer) == self.label), None)
+
 
 @dataclass(slots=True)
 class SlideState:
