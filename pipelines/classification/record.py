@@ -99,6 +99,7 @@ class RunRecord(Settings):
     arguments: RunArguments
     bundle: RunBundle
     engine: Literal["torch", "openvino"] | None = Field(None, description="engine that the run uses")
+    drawn: bool = Field(False, description="whether the images are drawings, as the options of the command said")
     adapted: RunBundle | None = Field(None, description="the bundle adapted to the slides, which classifies")
     adaptation: AdaptationRecord | None = Field(None, description="the images that it was adapted to")
     versions: dict[str, str] = Field(description="versions of the software that started it")

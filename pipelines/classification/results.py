@@ -55,6 +55,7 @@ def write_results(
         update={
             "state": "finished",
             "finished": time_stamp(),
+            "drawn": drawn,
             "counts": _count(journal.record.counts, slides),
             "throughput": _throughput(sessions, sum(slide.n_images + slide.n_errors for slide in slides)),
         }

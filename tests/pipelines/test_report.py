@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from without_ray import work_here
 
+from pipelines.classification.record import RunRecord
 from pipelines.classify import ClassifySettings, classify
 from pipelines.demo import draw_slides
 
@@ -48,6 +49,10 @@ def test_from_the_overview_to_a_heatmap_and_back(run: Path, page: Page) -> None:
     assert page.locator("#viewer-image").inner_text() != first
     page.keyboard.press("Escape")
     assert not viewer.is_visible()
+
+
+def test_the_record_says_that_they_are_drawings(run: Path) -> None:
+    assert RunRecord.model_validate_json((run / "run.json").read_bytes()).drawn
 
 
 def test_unreadable_files_are_explained(run: Path, page: Page) -> None:
