@@ -29,10 +29,14 @@ from pipelines.reviewing.pictures import Pictures
 from pipelines.reviewing.review import Review
 from pipelines.reviewing.server import serve_page
 from pipelines.reviewing.sources import SourceImages
+from pipelines.reviewing.state import FIRST, SECOND
 from runtime.command import run_command
 from runtime.progress import say
 
 __all__ = ["ReviewSettings", "main", "review"]
+
+
+_READINGS = {"first": FIRST, "second": SECOND}
 
 
 class ReviewSettings(Settings):
@@ -46,9 +50,11 @@ class ReviewSettings(Settings):
     slides: str | None = Field(
         None, description="folder of the slides, where they are not in their old place", repr=False
     )
-    reviewer: str = Field("", max_length=80, description="name that everything is saved under; otherwise the page asks")
-    reading: Literal[1, 2] = Field(
-        1, description="2: read blindly, without the model's and the first reading's answers"
+    reviewer: Annotated[str, StringConstraints(strip_whitespace=True, max_length=80)] = Field(
+        "", description="name that everything is saved under; otherwise the page asks"
+    )
+    reading: Literal["first", "second"] = Field(
+        "first", description="second: read blindly, without the model's and the first reading's answers"
     )
     further: list[Annotated[str, StringConstraints(pattern=r"^[^\s/\\,][^/\\,]{0,79}$")]] = Field(
         [], max_length=20, description="labels beside the bundle's classes, such as BASOPHIL"
@@ -94,8 +100,11 @@ def review(settings: ReviewSettings) -> int:
             return write_export(settings.export, work, sources, record, settings.out, settings.only)
         if not slides.is_folder():
             say(f"{slides.shown} is not there: the run's own small pictures are shown (--slides says where it is)")
-        desk = Desk(work, run, record, Pictures(run, sources, work.state), settings.reading, settings.reviewer.strip())
+        desk = Desk(
+            work, run, record, Pictures(run, sources, work.state), _READINGS[settings.reading], settings.reviewer
+        )
         serve_page(desk, settings.host, settings.port, settings.token or secrets.token_urlsafe(24))
+        desk.write_outcome()
     finally:
         log.close()
     return 0

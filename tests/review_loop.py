@@ -98,6 +98,6 @@ def review(run_folder: Path, truth: Mapping[tuple[str, str], str], count: int) -
                     columns["images"][columns["image"][index]],
                 )
                 content = {"cells": [columns["row"][index]], "label": truth[image]}
-                server.act("label", f"cell-{columns['row'][index]}", seen=10**6, **content).raise_for_status()
+                server.act("label", f"what-is-cell-{columns['row'][index]}", seen=10**6, **content).raise_for_status()
                 seen.add(image)
     return seen

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from pipelines.reviewing.agreement import second_reading
 from pipelines.reviewing.alike import Alike
 from pipelines.reviewing.cells import FLAGS
+from pipelines.reviewing.report import write_outcome
 from pipelines.reviewing.review import RefusedError
 from pipelines.reviewing.state import SECOND
 
@@ -147,6 +149,20 @@ class Desk:
         if self._alike is None:
             raise RefusedError("no-embeddings", "The run has no embeddings; classify with --embeddings.")
         return self._alike.nearest(row, most) if row < len(self.review.state.cells) else []
+
+    def agreement(self) -> dict[str, Any]:
+        """Return on how many cells the blind reading agrees with the first one; nothing where there is none."""
+        with self.review.held() as state:
+            second = None if self.blind else second_reading(state)
+        if second is None:
+            return {}
+        kappa = second.all.kappa
+        return {"cells": second.all.n, "same": second.all.observed.percent, "kappa": kappa.value if kappa else None}
+
+    def write_outcome(self) -> None:
+        """Write the reviewed differential and the report beside the log."""
+        with self.review.held() as state:
+            write_outcome(self._run, self._record, state)
 
     def picture(self, kind: Literal["cell", "field", "heatmap"], row: int, side: int = 0) -> bytes:
         """Return a picture of a cell as a JPEG.

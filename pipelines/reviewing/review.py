@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from pipelines.reviewing.log import LABELLING, Entry
 from pipelines.reviewing.state import FIRST, SECOND, ReviewState, labels_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Sequence
 
     from core.images.cells import Box
     from pipelines.reviewing.cells import RunCells
@@ -88,6 +89,12 @@ class Review:
         with self._lock:
             self.state.apply(self._log.read_after(self.state.last))
             return self.state
+
+    @contextmanager
+    def held(self) -> Generator[ReviewState]:
+        """Let nobody of this process change what the review says while the block runs; other processes' is read."""
+        with self._lock:
+            yield self.catch_up()
 
     def label(self, asked: Asked, rows: Sequence[int], label: str) -> list[Entry]:
         """Say what cells are; saying what they are already confirms it.

@@ -62,6 +62,7 @@ async function begin() {
   listen();
   named(run.reviewer || localStorage.getItem("leukoray-reviewer") || "");
   await load();
+  showAgreement();
   if (matchMedia("(max-width: 900px)").matches) $("side").open = false;
   $("gallery").focus({ preventScroll: true });
   showState(0, "");
@@ -292,6 +293,15 @@ function showDifferential() {
     make("table", { className: "counts" }, make("caption", {}, "Differential"), head, body),
     make("p", { className: "soft" }, `${said} looked at, ${changed} changed. Shares are of the identified cells.`),
   );
+}
+
+async function showAgreement() {
+  if (desk.blind) return;
+  const { cells: judged, same, kappa } = await server.get("/api/agreement");
+  $("agreement").hidden = !judged;
+  if (!judged) return;
+  const words = `${judged} cells were read twice: the same on ${same.toFixed(1)} %${kappa === null ? "" : `, Cohen’s kappa ${kappa.toFixed(2)}`}.`;
+  $("agreement").replaceChildren(make("h3", {}, "Second reading"), make("p", { className: "soft" }, words));
 }
 
 function named(name) {

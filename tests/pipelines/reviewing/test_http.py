@@ -83,7 +83,7 @@ def test_a_change_is_told_to_all(server: Reviewing) -> None:
 
 def test_a_blind_reader_is_told_nothing(run: FinishedRun, server: Reviewing) -> None:
     server.act("label", "open-reading", reviewer="Ann", seen=10**6, cells=[2], label="MONOCYTE")
-    with reviewing(run.path, "--reading", "2", "--reviewer", "Eve") as blind:
+    with reviewing(run.path, "--reading", "second", "--reviewer", "Eve") as blind:
         cells = blind.client.get("/api/cells").json()
         assert not {"label", "flag", "probabilities"} & set(cells["columns"])
         assert cells["columns"]["row"] != sorted(cells["columns"]["row"])

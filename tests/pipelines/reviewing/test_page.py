@@ -182,7 +182,7 @@ def test_a_phone_shows_gallery_and_cell_without_sideways_scrolling(page: Page, s
 
 
 def test_a_blind_reading_tells_nothing_of_the_model(run: FinishedRun, server: Reviewing) -> None:
-    with reviewing(run.path, "--reading", "2", "--reviewer", "Eve") as blind, browsing(blind.address) as page:
+    with reviewing(run.path, "--reading", "second", "--reviewer", "Eve") as blind, browsing(blind.address) as page:
         page.goto(f"{blind.address}/?token={TOKEN}")
         expect(page.locator("#who")).to_have_text("Reviewer: Eve")
         expect(page.locator(".heading").first).to_contain_text("Not read yet")
