@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
+import httpx
 import numpy as np
 import pytest
 
@@ -127,6 +128,24 @@ def run(command: str, environment: dict[str, str]) -> str:
     return done.stdout
 
 
+def review(command: str, environment: dict[str, str]) -> None:
+    """Serve the page, say something of some cells of each class, and stop it as Ctrl-C does."""
+    arguments = [*command.split(), "--port", "0", "--token", "reader"]
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+    try:
+        assert process.stderr is not None
+        address = next(line for line in process.stderr if "?token=" in line).split()[1].partition("/?")[0]
+        with httpx.Client(base_url=address, headers={"Authorization": "Bearer reader"}, trust_env=False) as client:
+            columns = client.get("/api/cells").json()["columns"]
+            for number, label in enumerate(CLASS_NAMES):
+                rows = columns["row"][8 * number : 8 * number + 8]
+                body = {"reviewer": "Ann", "request": f"label-{number}", "seen": 0, "cells": rows, "label": label}
+                assert client.post("/api/label", json=body).status_code == 200
+    finally:
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(timeout=60) == 0
+
+
 @pytest.mark.slow
 def test_every_command_runs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
@@ -139,6 +158,8 @@ def test_every_command_runs(place: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             continue  # this is `make test`; test_job.py and test_deploy.py work on a cluster of their own
         if command == "make serve":
             service.enter_context(serving(environment))
+        elif "pipelines/review.py" in command and "--export" not in command:
+            review(command, environment)
         elif command.startswith("cell="):
             given = f"{command}; "
         elif command.startswith("curl"):

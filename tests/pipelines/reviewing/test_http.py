@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from typing import TYPE_CHECKING
 
 import httpx
@@ -152,3 +153,13 @@ def test_the_token_becomes_a_cookie(server: Reviewing) -> None:
         assert "script-src 'self'" in page.headers["content-security-policy"]
         assert page.headers["x-frame-options"] == "DENY"
         assert stranger.get("/api/run").status_code == 200
+
+
+def test_stopping_it_leaves_the_outcome(tmp_path_factory: pytest.TempPathFactory) -> None:
+    run = write_run(tmp_path_factory.mktemp("stopped"), 8, drawn=False)
+    with reviewing(run.path) as server:
+        assert server.act("label", "one-cell", cells=[0], label="MONOCYTE").status_code == 200
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(timeout=30) == 0
+    assert "MONOCYTE" in run.folder.folder.read("review/slides_reviewed.csv").decode()
+    assert run.folder.folder.exists("review/report.html")
