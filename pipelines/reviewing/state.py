@@ -35,7 +35,7 @@ class CellState:
     Attributes:
         label: What it is now.
         last: Number of the newest entry about it; 0 where nobody has said anything.
-        reviewer: Whose entry that is.
+        reviewer: The person whose entry that is.
         says: What each reviewer said last.
         note: Newest note.
         second: What the blind reading says; empty where it has not come to it.

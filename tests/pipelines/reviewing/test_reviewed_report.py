@@ -207,6 +207,32 @@ def test_hostile_names_are_only_text(run: FinishedRun, review: Review, page: Pag
         }
 
 
+WIDER_THAN_PAPER = """
+    [...document.querySelectorAll("table")].filter(one => one.getBoundingClientRect().right > innerWidth).length
+"""
+
+
+def on_paper(page: Page) -> None:
+    """Lay a page out as the printer does, on A4 without its margins."""
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 695, "height": 983})
+
+
+def test_a_table_of_many_labels_fits_on_paper(tmp_path: Path, page: Page) -> None:
+    further = [f"{name} {kind}" for name in ("BAND", "REACTIVE", "SMUDGED", "EARLY") for kind in ("GRANULOCYTE", "X")]
+    run = write_run(tmp_path, 120, ("one",), drawn=False)
+    review = run.review(further)
+    for number, name in enumerate(further):
+        rows = list(range(5 * number, 5 * number + 5))
+        review.label(asked(review, ANN), rows, name)
+        review.label(asked(review, "Cem", 2), rows, further[number - 1])
+    write_outcome(run.folder, run.record, review.state)
+    page.goto((tmp_path / "run" / "review" / "report.html").as_uri())
+    on_paper(page)
+    assert page.evaluate(WIDER_THAN_PAPER) == 0
+    assert page.locator("table.crossed").count() == 1
+
+
 def test_a_phone_needs_no_sideways_scrolling_and_paper_has_a_page_per_slide(
     run: FinishedRun, review: Review, page: Page
 ) -> None:
@@ -215,12 +241,8 @@ def test_a_phone_needs_no_sideways_scrolling_and_paper_has_a_page_per_slide(
     assert len(re.findall(rb"/Type /Page\b(?!s)", paper)) >= 1 + len(SLIDES) + 1
     boxes = {tuple(map(float, box.split())) for box in re.findall(rb"/MediaBox \[([^\]]+)\]", paper)}
     assert {(round(box[2]), round(box[3])) for box in boxes} == {(595, 842)}
-    page.emulate_media(media="print")
-    page.set_viewport_size({"width": 695, "height": 983})  # A4 without its margins
-    wide = (
-        "[...document.querySelectorAll('table')].filter(one => one.getBoundingClientRect().right > innerWidth).length"
-    )
-    assert page.evaluate(wide) == 0
+    on_paper(page)
+    assert page.evaluate(WIDER_THAN_PAPER) == 0
     page.emulate_media(media="screen")
     page.set_viewport_size({"width": 390, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
