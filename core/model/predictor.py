@@ -88,6 +88,14 @@ class Predictor:
         probabilities = self.bundle.record.confidence.probabilities(answers.logits).astype(np.float32)
         return [self._describe(*row) for row in zip(probabilities, energy(answers.logits), images, cams, strict=True)]
 
+    def features(self, images: Sequence[Prepared]) -> NDArray[np.float32]:
+        """Return the pooled features of a batch, (N, K), what the network's last layer sees.
+
+        Args:
+            images: What `prepare` gave, one or more.
+        """
+        return self._engine.answer(np.stack([image.pixels for image in images]), gradcam=False).features
+
     def predict_in_batches(
         self, images: Sequence[Prepared], size: int, *, gradcam: bool = True
     ) -> Iterator[Prediction]:
