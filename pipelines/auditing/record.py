@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pydantic import ConfigDict, Field
 
+from core.evaluation.scores import Evaluation
 from core.settings import Settings
 
-__all__ = ["Agreement", "AuditRecord", "ClassCounts", "Found"]
+__all__ = ["Agreement", "AuditRecord", "ClassCounts", "Found", "LabelCheck", "SeenInTraining", "WrongLabels"]
 
 
 class ClassCounts(Settings):
@@ -43,9 +44,46 @@ class Found(Settings):
     agreement: Agreement | None = Field(description="comparison with named sources, where some were given")
 
 
+class SeenInTraining(Settings):
+    """A part of the data that the bundle's network was trained on."""
+
+    part: str = Field(description="split or laboratory of the data; empty where they are not divided")
+    laboratory: str = Field(description="name of the training data in the bundle's record")
+    exactly: bool = Field(
+        description="whether names, sizes, labels and sources agree; otherwise the number of images of each class does"
+    )
+
+
+class WrongLabels(Settings):
+    """Images of one label that are found to be of one other class."""
+
+    label: str = Field(description="what they are labelled")
+    found: str = Field(description="what they are found to be")
+    suspects: int = Field(description="images that are suspect")
+    estimated: float = Field(description="images expected to be wrong in this way, by the calibrated confident joint")
+
+
+class LabelCheck(Settings):
+    """Suspect labels, by confident learning from probabilities out of fold."""
+
+    bundle: str = Field(description="identity of the bundle whose features were used")
+    engine: str = Field(description="what ran its network")
+    cells: int = Field(description="labelled cells that were judged: images, or marked cells of fields")
+    folds: int = Field(description="number of folds; fewer than asked for where the scarcest class has fewer sources")
+    grouped: bool = Field(description="whether named sources were kept together too, beside the fields that were found")
+    suspects: int = Field(description="cells whose label is suspect")
+    suspect_sources: int = Field(description="sources with suspect cells, counted once for each of their labels")
+    wrong: list[WrongLabels] = Field(description="pairs of label and found class, the most suspects first")
+    seen_in_training: list[SeenInTraining] = Field(
+        description="parts of the data that the network was trained on: it may have learned their wrong labels, too"
+    )
+    evaluation: Evaluation = Field(description="how far the probabilities out of fold can be trusted")
+
+
 class AuditRecord(Settings):
     """An audit of a data set."""
 
     data: str = Field(description="folder of the data set")
     found: Found
     counts: list[ClassCounts]
+    labels: LabelCheck | None = Field(None, description="suspect labels, where a bundle was given")

@@ -11,6 +11,7 @@ from core.files import replace_file, write_table
 from core.images.decoder import decode
 from core.images.overlay import encode_jpeg, shrink_to
 from pipelines.auditing.record import AuditRecord, Found
+from pipelines.auditing.suspect_report import describe_labels, show_suspects, write_suspects
 from runtime.pages import render
 
 if TYPE_CHECKING:
@@ -20,13 +21,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipelines.auditing.findings import Findings, Pair
+    from pipelines.auditing.labels import JudgedLabels
 
 __all__ = ["write_audit"]
 
 _PICTURE = 320
 
 
-def write_audit(result: Findings, out: Path, data: str, most_pictures: int) -> AuditRecord:
+def write_audit(
+    result: Findings,
+    out: Path,
+    data: str,
+    most_pictures: int,
+    labels: JudgedLabels | None = None,
+    most_suspects: int = 0,
+) -> AuditRecord:
     """Write ``groups.csv`` and the other tables, ``audit.json``, pictures of the pairs, and the page.
 
     Args:
@@ -34,6 +43,8 @@ def write_audit(result: Findings, out: Path, data: str, most_pictures: int) -> A
         out: Folder of the report.
         data: How the user named the data set.
         most_pictures: Number of pairs of each kind that the page shows at the most.
+        labels: What was found out about the labels, where that was asked for.
+        most_suspects: Number of sources with suspect labels that the page shows at the most.
 
     Returns:
         The content of ``audit.json``.
@@ -45,8 +56,10 @@ def write_audit(result: Findings, out: Path, data: str, most_pictures: int) -> A
         "near": result.near,
     }
     out.mkdir(parents=True, exist_ok=True)
-    record = _record(result, data, pairs)
+    record = _record(result, data, pairs, labels)
     _write_tables(result, out, pairs, record)
+    if labels:
+        write_suspects(labels, result, out)
     replace_file(out / "audit.json", record.model_dump_json(indent=2, by_alias=True) + "\n")
     page = render(
         "pipelines",
@@ -54,6 +67,7 @@ def write_audit(result: Findings, out: Path, data: str, most_pictures: int) -> A
         record=record,
         kinds=pairs,
         shown={kind: _pictures(result, found[:most_pictures], out, kind) for kind, found in pairs.items()},
+        suspects=show_suspects(labels, result, out, most_suspects) if labels else [],
         unreadable=[(name, bad.code, bad.message) for name, bad in result.unreadable],
         splits=result.splits,
         parts=result.parts_are,
@@ -63,7 +77,7 @@ def write_audit(result: Findings, out: Path, data: str, most_pictures: int) -> A
     return record
 
 
-def _record(result: Findings, data: str, pairs: dict[str, list[Pair]]) -> AuditRecord:
+def _record(result: Findings, data: str, pairs: dict[str, list[Pair]], labels: JudgedLabels | None) -> AuditRecord:
     sources = {kind: len({result.group_of[pair.one] for pair in pairs[kind]}) for kind in ("shared", "conflicts")}
     found = Found(
         images=len(result.images),
@@ -75,7 +89,7 @@ def _record(result: Findings, data: str, pairs: dict[str, list[Pair]]) -> AuditR
         unreadable=len(result.unreadable),
         agreement=result.agreement(),
     )
-    return AuditRecord(data=data, found=found, counts=result.counts())
+    return AuditRecord(data=data, found=found, counts=result.counts(), labels=labels and describe_labels(labels))
 
 
 def _write_tables(result: Findings, out: Path, pairs: dict[str, list[Pair]], record: AuditRecord) -> None:

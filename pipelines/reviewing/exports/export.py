@@ -80,7 +80,7 @@ def write_export(
         sources: Its images.
         record: Record of the run.
         out: New folder.
-        which: Which cells.
+        which: The cells that are written.
 
     Raises:
         LeukorayError: See `export`.

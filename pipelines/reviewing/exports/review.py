@@ -28,7 +28,7 @@ class ExportedReview:
         bundle: Bundle of the run.
         class_names: Classes that the bundle knows.
         labels: Every label that a cell may have, in order.
-        colours: Of labels that have one: a colour, ``#rrggbb``.
+        colours: The colour of each label that has one, ``#rrggbb``.
         cells: The cells, those of an image together and in order.
         fields: Whether images are fields with any number of cells.
         sources: The images.
