@@ -29,6 +29,7 @@ class Prediction:
         cam: Grad-CAM of `label` within `box`; None where it was not asked for.
         unfamiliar: Whether the image is stained unlike the training images; one alone says little.
         cell: The white cell itself, in pixels of the image; None where none was found.
+        features: Spatial mean of the network's last feature map, (K,) float16; None where it was not asked for.
     """
 
     label: str
@@ -40,6 +41,7 @@ class Prediction:
     cam: Heatmap | None
     unfamiliar: bool = False
     cell: Box | None = None
+    features: NDArray[np.float16] | None = None
 
     @property
     def has_evidence(self) -> bool:

@@ -74,19 +74,27 @@ class Predictor:
         """
         return prepare_cells(data, self.cells)
 
-    def predict(self, images: Sequence[Prepared], *, gradcam: bool = True) -> list[Prediction]:
+    def count_features(self) -> int:
+        """Return how many features a prediction carries, as the network answers a blank input."""
+        blank = np.zeros((1, *self.bundle.record.preprocessing.size, 3), np.uint8)
+        return self._engine.answer(blank, gradcam=False).features.shape[1]
+
+    def predict(self, images: Sequence[Prepared], *, gradcam: bool = True, features: bool = False) -> list[Prediction]:
         """Classify a batch in one forward pass.
 
         Args:
             images: What `prepare` gave; may be empty.
             gradcam: Whether each prediction carries its map.
+            features: Whether each prediction carries the network's features.
         """
         if not images:
             return []
         answers = self._engine.answer(np.stack([image.pixels for image in images]), gradcam=gradcam)
         cams = [None] * len(images) if answers.maps is None else [self._heatmap(one) for one in answers.maps]
         probabilities = self.bundle.record.confidence.probabilities(answers.logits).astype(np.float32)
-        return [self._describe(*row) for row in zip(probabilities, energy(answers.logits), images, cams, strict=True)]
+        kept = answers.features.astype(np.float16) if features else [None] * len(images)
+        rows = zip(probabilities, energy(answers.logits), images, cams, kept, strict=True)
+        return [self._describe(*row) for row in rows]
 
     def features(self, images: Sequence[Prepared]) -> NDArray[np.float32]:
         """Return the pooled features of a batch, (N, K), what the network's last layer sees.
@@ -97,7 +105,7 @@ class Predictor:
         return self._engine.answer(np.stack([image.pixels for image in images]), gradcam=False).features
 
     def predict_in_batches(
-        self, images: Sequence[Prepared], size: int, *, gradcam: bool = True
+        self, images: Sequence[Prepared], size: int, *, gradcam: bool = True, features: bool = False
     ) -> Iterator[Prediction]:
         """Classify any number of cells, in order.
 
@@ -105,16 +113,22 @@ class Predictor:
             images: What `prepare_every` gave, of one picture or of several.
             size: Most cells in one forward pass.
             gradcam: Whether each prediction carries its map.
+            features: Whether each prediction carries the network's features.
         """
         for start in range(0, len(images), size):
-            yield from self.predict(images[start : start + size], gradcam=gradcam)
+            yield from self.predict(images[start : start + size], gradcam=gradcam, features=features)
 
     def _heatmap(self, values: NDArray[np.float32]) -> Heatmap:
         preprocessing = self.bundle.record.preprocessing
         return Heatmap(values, preprocessing.height, preprocessing.width, self._engine.geometry)
 
     def _describe(
-        self, probabilities: NDArray[np.float32], ood: np.float32, image: Prepared, cam: Heatmap | None
+        self,
+        probabilities: NDArray[np.float32],
+        ood: np.float32,
+        image: Prepared,
+        cam: Heatmap | None,
+        features: NDArray[np.float16] | None,
     ) -> Prediction:
         best = int(probabilities.argmax())
         largest = float(probabilities[best])
@@ -122,4 +136,5 @@ class Predictor:
         flag = record.confidence.flag(largest, float(ood), found=image.found, hidden=image.hidden, others=image.others)
         strange = record.familiarity is not None and record.familiarity.unfamiliar(image.pixels)
         label = self.bundle.class_names[best]
-        return Prediction(label, largest, probabilities, float(ood), flag, image.box, cam, strange, image.cell)
+        numbers = largest, probabilities, float(ood)
+        return Prediction(label, *numbers, flag, image.box, cam, strange, image.cell, features)

@@ -28,6 +28,7 @@ class RunArguments(Settings):
     colour_map: str = Field(description="colours of the heatmap")
     overlay_side: int = Field(1024, description="longest side of an overlay in pixels")
     overlay_quality: int = Field(85, description="JPEG quality of the overlays")
+    embeddings: bool = Field(False, description="whether the network's features of each cell are stored")
     batch_size: int = Field(description="images per forward pass")
     limit: int | None = Field(description="number of images after which listing stops")
     part_size: int | None = Field(description="images per unit of work, where it was given")

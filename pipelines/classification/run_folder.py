@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
@@ -20,12 +21,15 @@ from pipelines.classification.slides import Entry
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from numpy.typing import NDArray
+
     from pipelines.classification.storage import Folder
 
 __all__ = [
     "ERRORS_SCHEMA",
     "ImageList",
     "RunFolder",
+    "embeddings_schema",
     "part_name",
     "predictions_schema",
     "unfamiliar_cells",
@@ -69,6 +73,22 @@ def predictions_schema(class_names: Sequence[str]) -> pa.Schema:
             ("height", pa.int32()),
             ("bytes", pa.int64()),
             ("bundle", pa.string()),
+        ]
+    )
+
+
+def embeddings_schema(features: int) -> pa.Schema:
+    """Return the columns of ``embeddings``, in order.
+
+    Args:
+        features: Number of features that the network gives of a cell.
+    """
+    return pa.schema(
+        [
+            ("slide", pa.string()),
+            ("image", pa.string()),
+            ("cell", pa.int32()),
+            ("embedding", pa.list_(pa.float16(), features)),
         ]
     )
 
@@ -179,13 +199,34 @@ class RunFolder:
                 self.folder.delete(f"{kind}/{name}")
         self.folder.delete_unfinished()
 
-    def write_part(self, part: int, predictions: pa.Table, errors: pa.Table) -> None:
+    def write_part(
+        self, part: int, predictions: pa.Table, errors: pa.Table, embeddings: pa.Table | None = None
+    ) -> None:
         """Commit one part: errors first, predictions last."""
         self.folder.write(f"errors/{part_name(part)}", _parquet(errors))
+        if embeddings is not None:
+            self.folder.write(f"embeddings/{part_name(part)}", _parquet(embeddings))
         self.folder.write(f"predictions/{part_name(part)}", _parquet(predictions))
 
+    def read_embeddings(self, part: int) -> NDArray[np.float16]:
+        """Read the network's features of one part of a run with ``--embeddings``.
+
+        Returns:
+            One row for each row of the part's predictions, in the same order, (N, K) float16; NaN where nothing was
+            classified.
+
+        Raises:
+            OSError: The part has no such file.
+        """
+        column = self.read_table(f"embeddings/{part_name(part)}").column("embedding").combine_chunks()
+        values = np.full((len(column), column.type.list_size), np.nan, np.float16)
+        values[column.is_valid().to_numpy(zero_copy_only=False)] = (
+            column.flatten().to_numpy().reshape(-1, column.type.list_size)
+        )
+        return values
+
     def part_files(self, kind: str) -> Iterator[tuple[int, str]]:
-        """Yield numbers and names of the parts of ``predictions`` or ``errors``, in order."""
+        """Yield numbers and names of the parts of ``predictions``, ``errors`` or ``embeddings``, in order."""
         for name in self.folder.files(kind, ".parquet"):
             yield int(name[5:-8]), f"{kind}/{name}"
 

@@ -34,6 +34,7 @@ class ClassifySettings(Settings):
     colour_map: Literal["jet", "turbo", "viridis", "inferno"] = Field("jet", description="colours of the heatmap")
     overlay_side: int = Field(DISPLAY_SIDE, ge=64, le=8192, description="longest side of an overlay in pixels")
     overlay_quality: int = Field(85, ge=1, le=100, description="JPEG quality of the overlays")
+    embeddings: bool = Field(False, description="store the network's features of each cell too (2 bytes a feature)")
     batch_size: int = Field(32, ge=1, le=4096, description="images, or cells, per forward pass")
     limit: int | None = Field(None, ge=1, description="classify only the first so many images")
     resume: bool = Field(False, description="continue the run in RUN; what is finished is not done again")

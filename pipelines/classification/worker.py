@@ -22,7 +22,13 @@ from core.model.confidence import NO_CELL
 from core.model.predictor import Predictor
 from pipelines.classification.attempts import PartAttempts
 from pipelines.classification.overlay_path import overlay_path, short_overlay_path
-from pipelines.classification.run_folder import ERRORS_SCHEMA, RunFolder, predictions_schema, with_unfamiliar
+from pipelines.classification.run_folder import (
+    ERRORS_SCHEMA,
+    RunFolder,
+    embeddings_schema,
+    predictions_schema,
+    with_unfamiliar,
+)
 from pipelines.classification.sheet import ThumbnailSheets, sheet_name
 from pipelines.classification.slides import slides_gone
 from pipelines.classification.storage import Folder, open_folder
@@ -91,6 +97,7 @@ class PartClassifier:
         self._run = RunFolder(open_folder(settings.run, settings.patience))
         self._pool = ThreadPoolExecutor(settings.loaders)
         self._schema = predictions_schema(self._predictor.bundle.class_names)
+        self._features = embeddings_schema(self._predictor.count_features()) if settings.embeddings else None
         of_image = _CELLS_OF_FIELD if settings.cells == "all" else 1
         self._images_at_once = max(1, settings.batch_size // of_image)
 
@@ -123,7 +130,8 @@ class PartClassifier:
         for number, data in enumerate(sheets.encoded()):
             self._run.folder.write(f"report/thumbnails/{sheet_name(part, number)}", data)
         table = with_unfamiliar(pa.Table.from_pylist(rows, schema=self._schema), unfamiliar)
-        self._run.write_part(part, table, _errors_table(refused))
+        embeddings = pa.Table.from_pylist(rows, schema=self._features) if self._features else None
+        self._run.write_part(part, table, _errors_table(refused), embeddings)
         attempts.finish()
         self._on_progress()
         return {"images": len(entries) - len(refused), "errors": len(refused), "begun": begun}
@@ -213,7 +221,9 @@ class PartClassifier:
         """Classify the cells of a batch of images, draw, return their rows; count each slide's unfamiliar cells."""
         wanted = self._settings.gradcam
         inputs = [prepared for item in items for prepared, _ in item.cells]
-        predictions = self._predictor.predict_in_batches(inputs, self._settings.batch_size, gradcam=wanted != "none")
+        predictions = self._predictor.predict_in_batches(
+            inputs, self._settings.batch_size, gradcam=wanted != "none", features=self._settings.embeddings
+        )
         rows: list[dict[str, Any]] = []
         for item in items:
             if not item.cells:
@@ -243,6 +253,7 @@ class PartClassifier:
             "ood": prediction.ood,
             "flag": prediction.flag,
             "gradcam": gradcam,
+            "embedding": prediction.features,
         }
 
     def _empty_row(self, item: _Loaded) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class WorkerSettings:
         threads: Torch threads.
         loaders: Threads that read and decode.
         device: Torch device.
+        embeddings: Whether the network's features of each cell are stored.
     """
 
     slides: Location
@@ -47,6 +48,7 @@ class WorkerSettings:
     threads: int
     loaders: int
     device: str
+    embeddings: bool = False
 
     @classmethod
     def of_run(cls, source: Folder, run: RunFolder, arguments: RunArguments, plan: WorkerPlan) -> WorkerSettings:
@@ -64,4 +66,5 @@ class WorkerSettings:
             threads=plan.threads,
             loaders=plan.loaders,
             device=plan.device,
+            embeddings=arguments.embeddings,
         )
