@@ -50,13 +50,13 @@ class Familiarity(Settings):
     stains: tuple[Stain, ...] = Field(min_length=1, description="one per laboratory")
     limit: float = Field(gt=0, description="squared Mahalanobis distance that most training images are within")
 
-    def unfamiliar(self, pixels: NDArray[np.uint8]) -> bool:
+    def unfamiliar(self, colours: NDArray[np.float64]) -> bool:
         """Whether one input is stained unlike the training images; one in twenty of those is.
 
         Args:
-            pixels: What `Preprocessing.prepare` gives, (H, W, 3) uint8.
+            colours: What `stain_colours` gives of it, (9,), 8-bit levels.
         """
-        return bool(_distances(stain_colours(pixels)[None], self.stains)[0] > self.limit)
+        return bool(_distances(colours[None], self.stains)[0] > self.limit)
 
 
 def fit_familiarity(

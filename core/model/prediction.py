@@ -29,6 +29,8 @@ class Prediction:
         cam: Grad-CAM of `label` within `box`; None where it was not asked for.
         unfamiliar: Whether the image is stained unlike the training images; one alone says little.
         cell: The white cell itself, in pixels of the image; None where none was found.
+        colours: The nine colours of what the network saw (`core.model.familiarity.stain_colours`), (9,) float64; None
+            where the bundle knows no stains.
         features: Spatial mean of the network's last feature map, (K,) float16; None where it was not asked for.
     """
 
@@ -41,6 +43,7 @@ class Prediction:
     cam: Heatmap | None
     unfamiliar: bool = False
     cell: Box | None = None
+    colours: NDArray[np.float64] | None = None
     features: NDArray[np.float16] | None = None
 
     @property

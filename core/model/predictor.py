@@ -9,6 +9,7 @@ import numpy as np
 from core.images.heatmap import Heatmap
 from core.images.reading import prepare_cells, prepare_image
 from core.model.confidence import energy
+from core.model.familiarity import stain_colours
 from core.model.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -134,7 +135,9 @@ class Predictor:
         largest = float(probabilities[best])
         record = self.bundle.record
         flag = record.confidence.flag(largest, float(ood), found=image.found, hidden=image.hidden, others=image.others)
-        strange = record.familiarity is not None and record.familiarity.unfamiliar(image.pixels)
+        known = record.familiarity
+        colours = stain_colours(image.pixels) if known else None
+        strange = known is not None and colours is not None and known.unfamiliar(colours)
         label = self.bundle.class_names[best]
         numbers = largest, probabilities, float(ood)
-        return Prediction(label, *numbers, flag, image.box, cam, strange, image.cell, features)
+        return Prediction(label, *numbers, flag, image.box, cam, strange, image.cell, colours, features)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Literal
@@ -42,11 +43,20 @@ class RunBundle(Settings):
     path: str = Field(description="where it was loaded from")
     id: str = Field(description="SHA-256 of everything in it that decides an answer")
     classes: tuple[str, ...] = Field(description="its class names, in order")
+    preprocessing: str = Field("", description="SHA-256 of how it prepares cells; empty in older runs")
+    stains: int | None = Field(None, description="laboratories whose stain it knows; none in older runs")
 
     @classmethod
     def of(cls, path: str, bundle: Usable | BundleFolder) -> RunBundle:
         """Say which bundle it is that was loaded from a path."""
-        return cls(path=path, id=bundle.id, classes=bundle.class_names)
+        known = bundle.record.familiarity
+        return cls(
+            path=path,
+            id=bundle.id,
+            classes=bundle.class_names,
+            preprocessing=hashlib.sha256(bundle.record.preprocessing.model_dump_json().encode()).hexdigest(),
+            stains=len(known.stains) if known else 0,
+        )
 
 
 class RunCounts(Settings):

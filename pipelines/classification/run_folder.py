@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +17,7 @@ from pipelines.classification.record import RunRecord
 from pipelines.classification.slides import Entry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -32,12 +30,9 @@ __all__ = [
     "embeddings_schema",
     "part_name",
     "predictions_schema",
-    "unfamiliar_cells",
-    "with_unfamiliar",
 ]
 
 _LIST, _COMPLETE = ".work/manifest", ".work/manifest/complete.json"
-_UNFAMILIAR = b"unfamiliar"
 _LIST_SCHEMA = pa.schema(
     [
         ("slide", pa.string()),
@@ -91,16 +86,6 @@ def embeddings_schema(features: int) -> pa.Schema:
             ("embedding", pa.list_(pa.float16(), features)),
         ]
     )
-
-
-def with_unfamiliar(predictions: pa.Table, counts: Mapping[str, int]) -> pa.Table:
-    """Return the table with, in its metadata, how many cells of each slide are stained unlike the training images."""
-    return predictions.replace_schema_metadata({_UNFAMILIAR: json.dumps(+Counter(counts))})
-
-
-def unfamiliar_cells(predictions: pa.Table) -> dict[str, int]:
-    """Return what `with_unfamiliar` put into a part's metadata; nothing where it is of an older version."""
-    return json.loads((predictions.schema.metadata or {}).get(_UNFAMILIAR, b"{}"))
 
 
 class ImageList(Settings):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from core.evaluation.differential import Share, share
 from core.model.confidence import UNIDENTIFIED
-from pipelines.classification.run_folder import unfamiliar_cells
+from pipelines.classification.stains import unfamiliar_cells
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import time
 import warnings
-from collections import Counter, deque
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,15 +22,10 @@ from core.model.confidence import NO_CELL
 from core.model.predictor import Predictor
 from pipelines.classification.attempts import PartAttempts
 from pipelines.classification.overlay_path import overlay_path, short_overlay_path
-from pipelines.classification.run_folder import (
-    ERRORS_SCHEMA,
-    RunFolder,
-    embeddings_schema,
-    predictions_schema,
-    with_unfamiliar,
-)
+from pipelines.classification.run_folder import ERRORS_SCHEMA, RunFolder, embeddings_schema, predictions_schema
 from pipelines.classification.sheet import ThumbnailSheets, sheet_name
 from pipelines.classification.slides import slides_gone
+from pipelines.classification.stains import SlideStains
 from pipelines.classification.storage import Folder, open_folder
 
 if TYPE_CHECKING:
@@ -119,17 +114,17 @@ class PartClassifier:
         loaded = self._load_carefully(entries, attempts) if attempts.careful else self._load_ahead(entries)
         rows: list[dict[str, Any]] = []
         refused: list[_Refused] = []
-        unfamiliar: Counter[str] = Counter()
+        stains = SlideStains()
         sheets = ThumbnailSheets()
         while batch := self._next_batch(loaded):
             refused += [item for item in batch if isinstance(item, _Refused)]
             for item in (item for item in batch if isinstance(item, _Loaded)):
                 for _, view in item.cells or [(None, item.field)]:
                     sheets.add(view.rgb)
-            rows += self._finish([item for item in batch if isinstance(item, _Loaded)], unfamiliar)
+            rows += self._finish([item for item in batch if isinstance(item, _Loaded)], stains)
         for number, data in enumerate(sheets.encoded()):
             self._run.folder.write(f"report/thumbnails/{sheet_name(part, number)}", data)
-        table = with_unfamiliar(pa.Table.from_pylist(rows, schema=self._schema), unfamiliar)
+        table = stains.attached(pa.Table.from_pylist(rows, schema=self._schema))
         embeddings = pa.Table.from_pylist(rows, schema=self._features) if self._features else None
         self._run.write_part(part, table, _errors_table(refused), embeddings)
         attempts.finish()
@@ -217,8 +212,8 @@ class PartClassifier:
             attempts.note(None)
             yield loaded
 
-    def _finish(self, items: list[_Loaded], unfamiliar: Counter[str]) -> list[dict[str, Any]]:
-        """Classify the cells of a batch of images, draw, return their rows; count each slide's unfamiliar cells."""
+    def _finish(self, items: list[_Loaded], stains: SlideStains) -> list[dict[str, Any]]:
+        """Classify the cells of a batch of images, draw, return their rows; note how each slide is stained."""
         wanted = self._settings.gradcam
         inputs = [prepared for item in items for prepared, _ in item.cells]
         predictions = self._predictor.predict_in_batches(
@@ -231,7 +226,7 @@ class PartClassifier:
             drawn: list[tuple[int, Prediction]] = []
             for number, (_, view) in enumerate(item.cells, start=1):
                 prediction = next(predictions)
-                unfamiliar[item.entry.slide] += prediction.unfamiliar and prediction.flag != NO_CELL
+                stains.add(item.entry.slide, prediction)
                 draw = wanted == "all" or (wanted == "flagged" and bool(prediction.flag))
                 path = self._draw(item, number, prediction, view) if draw else None
                 rows.append(self._row(item, number, prediction, path))

@@ -13,7 +13,11 @@ import pytest
 from core.images.drawings import CLASS_NAMES, draw_field
 from core.images.reading import prepare_image
 from core.model.bundle import load_bundle, save_bundle
-from core.model.familiarity import fit_familiarity
+from core.model.familiarity import fit_familiarity, stain_colours
+from core.model.predictor import Predictor
+from pipelines.classification.run_folder import RunFolder
+from pipelines.classification.stains import COLOURS, colour_sums
+from pipelines.classification.storage import open_folder
 from pipelines.classification.summary import Slide
 from pipelines.classify import ClassifySettings, classify
 
@@ -78,3 +82,16 @@ def test_a_share_must_be_surely_large() -> None:
         slide.counts.clear()
         slide.counts["A"] = n
         assert replace(slide, n_unfamiliar=unfamiliar).unfamiliar is marked
+
+
+def test_the_colours_of_each_slide_are_kept_beside_its_rows(bundle: Path, slides: Path, tmp_path: Path) -> None:
+    run(bundle, slides, tmp_path / "run")
+    predictor, folder = Predictor(load_bundle(bundle), "cpu"), RunFolder(open_folder(str(tmp_path / "run")))
+    sums = np.zeros(1 + 2 * COLOURS)
+    for _, name in folder.part_files("predictions"):
+        sums += colour_sums(folder.read_table(name)).get("greener", 0)
+    inputs = [predictor.prepare(path.read_bytes())[1].pixels for path in (slides / "greener").iterdir()]
+    colours = np.stack([stain_colours(pixels) for pixels in inputs])
+    assert sums[0] == len(colours) == 20
+    np.testing.assert_allclose(sums[1:10] / 20, colours.mean(axis=0))
+    np.testing.assert_allclose(np.sqrt(sums[10:] / 20 - (sums[1:10] / 20) ** 2), colours.std(axis=0), rtol=1e-6)

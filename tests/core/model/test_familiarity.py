@@ -29,7 +29,7 @@ def test_other_stains_are_unfamiliar_and_the_own_are_not() -> None:
     assert known is not None
     again = Familiarity.model_validate_json(known.model_dump_json())
     shares = {
-        name: np.mean([again.unfamiliar(one) for one in images])
+        name: np.mean([again.unfamiliar(stain_colours(one)) for one in images])
         for name, images in {
             "violet": fields(160, 40),
             "pink": fields(160, 40, (1, 0.7, 0.8)),
@@ -75,7 +75,7 @@ def test_what_was_learned_before_stays_known() -> None:
     assert first is not None
     assert both is not None
     assert [stain.laboratory for stain in both.stains] == ["green", "violet"]
-    assert np.mean([both.unfamiliar(one) for one in fields(120, 40)]) <= 0.25
-    assert np.mean([first.unfamiliar(one) for one in fields(120, 40, (0.7, 1, 0.8))]) >= 0.9
-    assert np.mean([both.unfamiliar(one) for one in fields(120, 40, (0.7, 1, 0.8))]) <= 0.25
+    assert np.mean([both.unfamiliar(stain_colours(one)) for one in fields(120, 40)]) <= 0.25
+    assert np.mean([first.unfamiliar(stain_colours(one)) for one in fields(120, 40, (0.7, 1, 0.8))]) >= 0.9
+    assert np.mean([both.unfamiliar(stain_colours(one)) for one in fields(120, 40, (0.7, 1, 0.8))]) <= 0.25
     assert fit_familiarity({"few": fields(0, 5)}, first) == first
