@@ -23,6 +23,7 @@ _SUMMARIES = {
     "train-finder": "train the finder of white cells on marked fields",
     "adapt": "adapt a bundle to the stain and camera of unlabelled slides",
     "evaluate": "measure a bundle on labelled images",
+    "compare": "say what changed between two runs",
     "audit": "find views of one field, duplicates and conflicts in a data set",
     "export": "write a bundle as ONNX",
     "search": "search hyperparameters on Ray Tune",

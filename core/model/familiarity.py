@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Familiarity", "Stain", "fit_familiarity", "stain_colours"]
+__all__ = ["SHARE_WITHIN", "Familiarity", "Stain", "fit_familiarity", "stain_colours"]
 
 _SIDE = 32
 _DARKEST, _NEXT = 0.1, 0.4
 """Shares of the pixels, from the darkest on, at which nucleus and cytoplasm end."""
 _NOISE = 4.0
 """Variance in squared 8-bit levels that every colour may have."""
-_WITHIN = 0.95
+SHARE_WITHIN = 0.95
 """Share of the training images that lie within the limit."""
 _FEWEST = 20
 
@@ -42,6 +42,16 @@ class Stain(Settings):
     precision: tuple[tuple[float, ...], ...] = Field(
         min_length=9, max_length=9, description="inverse of their covariance"
     )
+
+    @property
+    def variances(self) -> NDArray[np.float64]:
+        """Variance of each colour, (9,), squared 8-bit levels."""
+        return np.maximum(np.diag(np.linalg.inv(np.asarray(self.precision))) - _NOISE, 0)
+
+    def distances(self, colours: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the squared Mahalanobis distance of colours (N, 9) to those of the laboratory, (N,)."""
+        apart = colours - np.asarray(self.mean)
+        return np.einsum("ni,ij,nj->n", apart, np.asarray(self.precision), apart)
 
 
 class Familiarity(Settings):
@@ -78,7 +88,7 @@ def fit_familiarity(
         return known
     stains = tuple(_stain(name, part) for name, part in colours.items()) + (known.stains if known else ())
     distances = _distances(np.concatenate(list(colours.values())), stains)
-    limit = float(np.quantile(distances, _WITHIN))
+    limit = float(np.quantile(distances, SHARE_WITHIN))
     return Familiarity(stains=stains, limit=max(limit, known.limit) if known else limit)
 
 
@@ -106,8 +116,4 @@ def _stain(name: str, colours: NDArray[np.float64]) -> Stain:
 
 def _distances(colours: NDArray[np.float64], stains: Sequence[Stain]) -> NDArray[np.float64]:
     """Return the squared Mahalanobis distance of each (N, 9) to its nearest stain, (N,)."""
-    per_stain: list[NDArray[np.float64]] = []
-    for stain in stains:
-        apart = colours - np.asarray(stain.mean)
-        per_stain.append(np.einsum("ni,ij,nj->n", apart, np.asarray(stain.precision), apart))
-    return np.min(per_stain, axis=0)
+    return np.min([stain.distances(colours) for stain in stains], axis=0)

@@ -12,7 +12,19 @@ import pytest
 
 from runtime.cli import main
 
-COMMANDS = ["classify", "train", "train-finder", "adapt", "evaluate", "audit", "export", "search", "serve", "demo"]
+COMMANDS = [
+    "classify",
+    "train",
+    "train-finder",
+    "adapt",
+    "evaluate",
+    "compare",
+    "audit",
+    "export",
+    "search",
+    "serve",
+    "demo",
+]
 
 
 def test_help_lists_every_command_and_each_can_be_loaded(capsys: pytest.CaptureFixture[str]) -> None:
