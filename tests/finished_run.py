@@ -11,7 +11,13 @@ import pyarrow as pa
 from core.images.drawings import CLASS_NAMES, draw_field
 from core.images.overlay import encode_jpeg
 from pipelines.classification.record import RunArguments, RunBundle, RunRecord
-from pipelines.classification.run_folder import ERRORS_SCHEMA, ImageList, RunFolder, predictions_schema
+from pipelines.classification.run_folder import (
+    ERRORS_SCHEMA,
+    ImageList,
+    RunFolder,
+    embeddings_schema,
+    predictions_schema,
+)
 from pipelines.classification.sheet import ThumbnailSheets, sheet_name
 from pipelines.classification.slides import Entry
 from pipelines.classification.storage import open_folder
@@ -27,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["BUNDLE", "FinishedRun", "write_run"]
 
 BUNDLE = "b" * 64
+FEATURES = 8
 _PER_IMAGE, _PART = 4, 64
 _FLAGS = ("", "", "", "low-confidence", "", "out-of-distribution", "", "")
 
@@ -96,6 +103,7 @@ def write_run(
             part,
             pa.Table.from_pylist(table, schema=predictions_schema(CLASS_NAMES)),
             pa.Table.from_pylist([], schema=ERRORS_SCHEMA),
+            pa.Table.from_pylist([_with_features(row, rng) for row in table], schema=embeddings_schema(FEATURES)),
         )
     run.complete_list(ImageList(parts=len(parts), images=len(entries), ignored=0, top_slide="slides", listing_s=0.1))
     arguments = RunArguments(
@@ -106,6 +114,14 @@ def write_run(
     record = RunRecord.begin(arguments, bundle).model_copy(update={"state": "finished"})
     run.write_record(record)
     return FinishedRun(run, record, root / "slides")
+
+
+def _with_features(row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    """Return a row of ``embeddings``: cells of a class lie in one direction; what is no cell has none."""
+    if not row["cell"]:
+        return row | {"embedding": None}
+    direction = 4.0 * (np.arange(FEATURES) == CLASS_NAMES.index(row["label"]))
+    return row | {"embedding": (direction + rng.normal(0, 0.1, FEATURES)).astype(np.float16)}
 
 
 def _cell(place: int, side: float, height: int, rng: np.random.Generator, number: int) -> dict[str, Any]:

@@ -52,6 +52,6 @@ class Alike:
 
     def _read(self, part: int) -> NDArray[np.float16]:
         """Return a part's features brought to length 1, (N, K); zeros where a row has none."""
-        features = self._run.read_embeddings(part).astype(np.float32)
+        features = np.nan_to_num(self._run.read_embeddings(part).astype(np.float32))
         length = np.linalg.norm(features, axis=1, keepdims=True)
         return (features / np.where(length > 0, length, 1)).astype(np.float16)

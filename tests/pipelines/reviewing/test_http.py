@@ -67,6 +67,17 @@ def test_without_the_slides_the_runs_own_pictures_are_shown(tmp_path_factory: py
         assert server.client.get("/pictures/cells/0.jpg").status_code == 404
 
 
+def test_cells_alike_are_found_by_their_features(server: Reviewing, run: FinishedRun) -> None:
+    cells = run.cells()
+    alike = server.client.get("/api/cells/0/alike", params={"most": 5}).json()
+    assert alike[0] == 0
+    assert {int(cells.label[row]) for row in alike} == {int(cells.label[0])}
+    assert server.client.get("/api/cells/40/alike").json() == []  # an image without a cell
+    shutil.copytree(run.path, f"{run.path}-bare", ignore=lambda *_: ["embeddings"])
+    with reviewing(f"{run.path}-bare") as bare:
+        assert bare.client.get("/api/cells/0/alike").status_code == 404
+
+
 def test_a_change_is_told_to_all(server: Reviewing) -> None:
     seen = server.client.get("/api/run").json()["last"]
     saved = server.act("label", "first-action", seen=seen, cells=[0, 1], label="BASOPHIL")
