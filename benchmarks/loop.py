@@ -43,7 +43,7 @@ def main() -> None:
                 truth = restained(options.data / "labs" / "pbc" / "test", slides)
             errors = loop(slides, truth, Path(folder) / "work")
         print(
-            f"{name}: of {errors.cells} cells that were not reviewed, {errors.before} wrong before, {errors.after} after"
+            f"{name}: of {errors.cells} cells that nobody reviewed, {errors.before} wrong before, {errors.after} after"
         )
 
 
