@@ -138,7 +138,7 @@ def _notes(first: RunData, second: RunData, few: str, *, paired: bool) -> list[s
         notes.append("One of the runs was made before runs kept colours: they are left out.")
     if first.sample is None or second.sample is None:
         notes.append("Embeddings are compared where both runs have them (classify --embeddings).")
-    elif few:
+    elif few and first.classifier == second.classifier:
         notes.append(f"Embeddings are not compared: {few}.")
     if paired:
         notes.append("Both runs are of the same slides, which are drawn in pairs.")

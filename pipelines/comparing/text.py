@@ -41,8 +41,12 @@ def show_effect(finding: Finding) -> str:
     if finding.effect is None:
         return ""
     if finding.low is None or finding.high is None:
-        return f"{finding.effect:+.2f}"
-    return f"{finding.effect:+.2f} ({finding.low:+.2f} to {finding.high:+.2f})"
+        return _signed(finding.effect)
+    return f"{_signed(finding.effect)} ({_signed(finding.low)} to {_signed(finding.high)})"
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 2) + 0.0:+.2f}"  # no -0.00
 
 
 def finding_line(finding: Finding) -> str:
