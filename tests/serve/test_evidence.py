@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from core.images.overlay import NO_EVIDENCE, write_words
 from core.model.bundle import load_bundle, save_bundle
 from pipelines.classification.patience import Patience
 from pipelines.classification.slides import Entry
+from pipelines.classification.stains import SlideStains
 from pipelines.classification.storage import open_folder
 from pipelines.classification.worker import PartClassifier
 from pipelines.classification.worker_settings import WorkerSettings
@@ -82,7 +82,7 @@ def test_the_overlay_of_a_batch_run_is_the_image_with_the_words(blind: Path, tmp
     )
     worker = PartClassifier(load_bundle(blind), settings)
     entry = Entry("slide", "cell.png", str(tmp_path / "slide" / "cell.png").encode())
-    (row,) = worker._finish([worker._load(entry)], Counter())  # pyright: ignore[reportArgumentType]
+    (row,) = worker._finish([worker._load(entry)], SlideStains())  # pyright: ignore[reportArgumentType]
     drawn = decode((tmp_path / "run" / row["gradcam"]).read_bytes()).rgb
     expected = write_words(np.asarray(picture()), NO_EVIDENCE)
     assert np.abs(drawn.astype(int) - expected).mean() < 3
