@@ -22,6 +22,7 @@ _SUMMARIES = {
     "train": "train on class folders and write a bundle",
     "train-finder": "train the finder of white cells on marked fields",
     "adapt": "adapt a bundle to the stain and camera of unlabelled slides",
+    "review": "look through a finished run, correct it, sign it off, export what was reviewed",
     "evaluate": "measure a bundle on labelled images",
     "compare": "say what changed between two runs",
     "audit": "find views of one field, duplicates and conflicts in a data set",

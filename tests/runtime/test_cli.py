@@ -17,6 +17,7 @@ COMMANDS = [
     "train",
     "train-finder",
     "adapt",
+    "review",
     "evaluate",
     "compare",
     "audit",
