@@ -6,7 +6,7 @@ import hashlib
 
 from pipelines.classification.slides import IMAGE_SUFFIXES
 
-__all__ = ["fitting", "overlay_path", "short_overlay_path"]
+__all__ = ["overlay_path", "short_overlay_path"]
 
 
 def overlay_path(slide: str, image: str, cell: int | None = None) -> str:
@@ -33,11 +33,11 @@ def overlay_path(slide: str, image: str, cell: int | None = None) -> str:
         target = f"{name}.jpg"
     else:
         target = f"{name}.{_hash(name)}.jpg"
-    target = fitting(target, ".jpg")
+    target = _fitting(target, ".jpg")
     if cell:
         start, ending = target.rsplit(".", 1)
         target = f"{start}.{cell}.{ending}"
-    return "/".join(("gradcam", *(fitting(part) for part in (slide, *folders)), target))
+    return "/".join(("gradcam", *(_fitting(part) for part in (slide, *folders)), target))
 
 
 def short_overlay_path(path: str) -> str:
@@ -45,13 +45,8 @@ def short_overlay_path(path: str) -> str:
     return f"gradcam/_renamed/{hashlib.sha256(path.encode()).hexdigest()}.jpg"
 
 
-def fitting(name: str, ending: str = "") -> str:
-    """Return a file name, shortened where it has over 240 bytes, or changed where it would step out of its folder.
-
-    Args:
-        name: The name.
-        ending: What is put after a name that was changed.
-    """
+def _fitting(name: str, ending: str = "") -> str:
+    """Shorten a file name that has over 240 bytes, or that would step out of its folder."""
     if name in {"", ".", ".."} or "\\" in name:
         return f"{name.replace(chr(92), '_').strip('.')}_{_hash(name)}{ending}"
     if len(name.encode()) <= 240:

@@ -55,6 +55,9 @@ class Pictures:
         self._lock = threading.Lock()
         self._decoded: OrderedDict[_Image, NDArray[np.uint8]] = OrderedDict()
         self._places = threading.BoundedSemaphore(_DECODED_AT_ONCE)
+        self._parts = {
+            _Image(key.slide, key.image): int(state.cells.place[row, 0]) for key, row in state.cells.rows.items()
+        }
         self._sheet = lru_cache(16)(self._read_sheet)
 
     def cell(self, row: int, side: int) -> bytes:
@@ -108,7 +111,7 @@ class Pictures:
                 self._decoded.move_to_end(image)
                 return self._decoded[image]
         with self._places:
-            rgb = decode(self._sources.read(*image)).rgb
+            rgb = decode(self._sources.read(self._sources.name(*image, self._parts[image]))).rgb
         with self._lock:
             self._decoded[image] = rgb
             while sum(one.nbytes for one in self._decoded.values()) > _CACHED_BYTES and len(self._decoded) > 1:

@@ -1,1 +1,1 @@
-"""What was reviewed, in the formats of training and of other tools; one module for each."""
+"""What a review gives to training and to other tools: one file per kind of export, and `export`, which makes them."""
