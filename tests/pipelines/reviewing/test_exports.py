@@ -407,7 +407,7 @@ print(len(tasks), *interface.get_control("label").labels)
 
 @pytest.mark.slow
 def test_label_studio_says_that_the_tasks_are_valid(fields: Reviewed, tmp_path: Path) -> None:
-    """Label Studio's own code, in an environment of its own, since it brings opencv-python, which would replace ours."""
+    """Label Studio's own code, in an environment of its own: it brings opencv-python, which would replace ours."""
     environment = tmp_path / "environment"
     subprocess.run([sys.executable, "-m", "venv", environment], check=True)
     python = environment / "bin" / "python"
