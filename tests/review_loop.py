@@ -50,20 +50,21 @@ def draw_strange_slides(slides: Path, images: int, names: tuple[str, ...] = ("sm
     return truth
 
 
-def loop(slides: Path, truth: Mapping[tuple[str, str], str], work: Path, reviewed: int = 100) -> Errors:
+def loop(slides: Path, truth: Mapping[tuple[str, str], str], work: Path, *training: str, reviewed: int = 100) -> Errors:
     """Classify, review, export, adapt and classify again, with the commands that users type.
 
     Args:
         slides: Folder of slides, one cell to an image.
         truth: The label of each image.
         work: Folder for what comes out.
+        training: Further options of the training.
         reviewed: Cells that are reviewed, as many of each class that the model gives, in the page's order.
     """
     bundle = PROJECT / "models" / "blood-cells"
     run("classify.py", slides, "--out", work / "before", "--gradcam", "none")
     seen = review(work / "before", truth, reviewed)
     run("review.py", work / "before", "--export", "folders", "--out", work / "cells")
-    run("train.py", work / "cells" / "laboratories.yaml", "--start", bundle, "--out", work / "bundle")
+    run("train.py", work / "cells" / "laboratories.yaml", "--start", bundle, "--out", work / "bundle", *training)
     run("classify.py", slides, "--out", work / "after", "--gradcam", "none", "--model", work / "bundle")
     before, after = (answers(work / name) for name in ("before", "after"))
     rest = [image for image in truth if image not in seen]

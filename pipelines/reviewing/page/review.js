@@ -14,7 +14,7 @@ const GREY = "#8a93a0";
 const KEYS = [
   ["1 … 9", "say what the chosen cells are; the same class confirms"], ["u", "unidentified"], ["x, Delete", "not a cell"],
   ["z", "undo"], ["← ↑ → ↓, Home, End, Page", "move"], ["Shift + arrows, click", "choose several"], ["Space, Ctrl + click", "choose one more"],
-  ["Ctrl + a", "choose all of the class"], ["Esc", "choose none"], ["h", "heatmap"], ["+ −", "larger, smaller pictures"],
+  ["Ctrl + a", "choose all of the class"], ["Esc", "choose none"], ["h", "heatmap"], ["l", "cells like this one, where the run has embeddings"], ["+ −", "larger, smaller pictures"],
   ["a", "add a missed cell of the field"], ["n", "write a note"], ["s", "sign the slide off"], ["?", "this help"],
 ];
 
