@@ -139,7 +139,13 @@ def review(command: str, environment: dict[str, str]) -> None:
             columns = client.get("/api/cells").json()["columns"]
             for number, label in enumerate(CLASS_NAMES):
                 rows = columns["row"][8 * number : 8 * number + 8]
-                body = {"reviewer": "Ann", "request": f"label-{number}", "seen": 0, "cells": rows, "label": label}
+                body = {
+                    "reviewer": "Ann",
+                    "request": f"what-these-are-{number}",
+                    "seen": 0,
+                    "cells": rows,
+                    "label": label,
+                }
                 assert client.post("/api/label", json=body).status_code == 200
     finally:
         os.killpg(process.pid, signal.SIGINT)
