@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -83,7 +84,9 @@ def test_a_bundle_that_is_not_there_is_said_before_anything_starts(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("ray.init", lambda **_: pytest.fail("Ray was started"))
-    assert run_command(StandaloneSettings, serve, ["--bundle", "/nowhere"]) == 2
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    assert run_command(StandaloneSettings, serve, ["--bundle", "/nowhere", "--port", str(port)]) == 2
     assert "There is no bundle at /nowhere" in capsys.readouterr().err
 
 
