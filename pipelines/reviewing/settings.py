@@ -41,7 +41,9 @@ class ReviewSettings(Settings):
         "127.0.0.1", description="address to answer on; others than this machine's open it to the network"
     )
     port: int = Field(8100, ge=0, le=65535, description="port; 0: any free one")
-    token: str = Field("", max_length=200, description="token of the address; otherwise a new one", repr=False)
+    token: str = Field(
+        "", pattern=r"^[A-Za-z0-9_.~-]{0,200}$", description="token of the address; otherwise a new one", repr=False
+    )
     export: Kind | None = Field(None, description="instead of the page: write what was reviewed in this format")
     out: Path | None = Field(None, description="new folder for --export")
     image_prefix: str | None = Field(

@@ -47,6 +47,8 @@ def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         ReviewSettings(run="run", export="csv")
     with pytest.raises(ValueError, match="further"):
         ReviewSettings(run="run", further=["../up"])
+    with pytest.raises(ValueError, match="token"):
+        ReviewSettings(run="run", token="a b;c")
     with pytest.raises(SettingsError, match="holds no run"):
         review(ReviewSettings(run=str(tmp_path)))
     replace_file(tmp_path / "run.json", "{}")
