@@ -58,7 +58,7 @@ def loop(slides: Path, truth: Mapping[tuple[str, str], str], work: Path, *traini
         truth: The label of each image.
         work: Folder for what comes out.
         training: Further options of the training.
-        reviewed: Cells that are reviewed, as many of each class that the model gives, in the page's order.
+        reviewed: Most cells that are reviewed, as many of each class that the model gives, in the page's order.
     """
     bundle = PROJECT / "models" / "blood-cells"
     run("classify.py", slides, "--out", work / "before", "--gradcam", "none")
