@@ -1,12 +1,12 @@
-"""Errors before and after at most a hundred reviewed cells, on drawn cells and on real ones in a stain that no bundle knows.
+"""Errors before and after at most a hundred reviewed cells, drawn ones and real ones in a stain that no bundle knows.
 
     python benchmarks/loop.py [DATA]
 
 Goes through the commands as the README does (`tests/review_loop.py`): classify, say what up to a hundred cells are in
-the page's order, as many of each class, export them, adapt the shipped bundle to them, classify again. DATA is the folder of real images; of
-Barcelona's test images every other one is brought into other colours (`core.images.drawings.restain`), and only the
-four known types are taken. Errors are counted among the cells that were not reviewed; a cell that a run calls
-unidentified is one.
+the page's order, as many of each class, export them, adapt the shipped bundle to them, classify again. DATA is the
+folder of real images; of Barcelona's test images every other one is brought into other colours
+(`core.images.drawings.restain`), and only the four known types are taken. Errors are counted among the cells that were
+not reviewed; a cell that a run calls unidentified is one.
 """
 
 from __future__ import annotations
