@@ -88,8 +88,8 @@ class Desk:
             RefusedError: With code ``no-such-slide``.
         """
         state, cells = self.review.catch_up(), self.review.state.cells
-        if slide is not None and not 0 <= slide < len(cells.slides):
-            raise RefusedError("no-such-slide", f"Slides are numbered from 0 to {len(cells.slides) - 1}.")
+        if slide is not None:
+            self.review.check_slide(slide)
         chosen = np.flatnonzero(cells.slide == slide) if slide is not None else np.arange(len(cells))
         if self.blind:
             chosen = _shuffled(chosen)
@@ -135,7 +135,7 @@ class Desk:
         Raises:
             RefusedError: With code ``no-such-cell``.
         """
-        self._check_row(row)
+        self.review.check_rows([row])
         entries = self.review.catch_up().state(row).history
         return [asdict(entry) for entry in entries if entry.reading == self.reading]
 
@@ -145,7 +145,7 @@ class Desk:
         Raises:
             RefusedError: With code ``no-such-cell`` or ``no-embeddings``.
         """
-        self._check_row(row)
+        self.review.check_rows([row])
         if self._alike is None:
             raise RefusedError("no-embeddings", "The run has no embeddings; classify with --embeddings.")
         return self._alike.nearest(row, most) if row < len(self.review.state.cells) else []
@@ -171,16 +171,12 @@ class Desk:
             RefusedError: With code ``no-such-cell``, or ``blind`` where it would tell what the model thinks.
             DataError: With code ``no-picture``.
         """
-        self._check_row(row)
+        self.review.check_rows([row])
         if kind == "heatmap":
             if self.blind:
                 raise RefusedError("blind", "A blind reading does not see where the network looked.")
             return self._pictures.heatmap(row)
         return self._pictures.field(row) if kind == "field" else self._pictures.cell(row, side)
-
-    def _check_row(self, row: int) -> None:
-        if not 0 <= row < len(self.review.state):
-            raise RefusedError("no-such-cell", f"Cells are numbered from 0 to {len(self.review.state) - 1}.")
 
     def _slide(self, index: int) -> dict[str, Any]:
         """Return what a slide comes to."""

@@ -107,7 +107,7 @@ class Review:
 
         def entries() -> list[Entry]:
             self._check_label(label)
-            self._check_rows(rows)
+            self.check_rows(rows)
             self._check_open(asked, {self.state.slide_of(row) for row in rows})
             self._check_seen(asked, rows)
             return [self._about(asked, row, after=label) for row in dict.fromkeys(rows)]
@@ -131,7 +131,7 @@ class Review:
 
         def entries() -> list[Entry]:
             self._check_label(label)
-            self._check_slide(slide)
+            self.check_slide(slide)
             if asked.reading == SECOND:
                 raise RefusedError("blind", "A blind reading judges the cells that are there; it adds none.")
             self._check_open(asked, {slide})
@@ -152,7 +152,7 @@ class Review:
         """
 
         def entries() -> list[Entry]:
-            self._check_rows([row])
+            self.check_rows([row])
             self._check_open(asked, {self.state.slide_of(row)})
             now = self._now(asked, row)
             return [self._about(asked, row, "note", after=now, note=note)]
@@ -189,7 +189,7 @@ class Review:
         """
 
         def entries() -> list[Entry]:
-            self._check_slide(slide)
+            self.check_slide(slide)
             if asked.reading == SECOND:
                 raise RefusedError("blind", "A blind reading is compared with the first one; it signs nothing.")
             self._check_open(asked, {slide})
@@ -211,7 +211,7 @@ class Review:
         """
 
         def entries() -> list[Entry]:
-            self._check_slide(slide)
+            self.check_slide(slide)
             if self.state.slides[slide].signed is None:
                 raise RefusedError("not-signed", "This slide is not signed off.")
             if not note.strip():
@@ -284,11 +284,21 @@ class Review:
         if label not in self.labels:
             raise RefusedError("no-such-label", f"{label[:80]!r} is none of {', '.join(self.labels)}.")
 
-    def _check_rows(self, rows: Sequence[int]) -> None:
+    def check_rows(self, rows: Sequence[int]) -> None:
+        """Refuse rows that are none of the review's, and none at all.
+
+        Raises:
+            RefusedError: With code ``no-such-cell``.
+        """
         if not rows or not all(0 <= row < len(self.state) for row in rows):
             raise RefusedError("no-such-cell", f"Cells are numbered from 0 to {len(self.state) - 1}.")
 
-    def _check_slide(self, slide: int) -> None:
+    def check_slide(self, slide: int) -> None:
+        """Refuse an index that is no slide's.
+
+        Raises:
+            RefusedError: With code ``no-such-slide``.
+        """
         if not 0 <= slide < len(self.state.slides):
             raise RefusedError("no-such-slide", f"Slides are numbered from 0 to {len(self.state.slides) - 1}.")
 
