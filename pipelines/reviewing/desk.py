@@ -87,14 +87,13 @@ class Desk:
         Raises:
             RefusedError: With code ``no-such-slide``.
         """
-        state, cells = self.review.catch_up(), self.review.state.cells
+        cells = self.review.state.cells
         if slide is not None:
             self.review.check_slide(slide)
         chosen = np.flatnonzero(cells.slide == slide) if slide is not None else np.arange(len(cells))
         if self.blind:
             chosen = _shuffled(chosen)
         images, of_row = _numbered(cells.image.take(chosen).to_pylist())
-        added = [row for row in range(len(cells), len(state)) if slide in {None, state.slide_of(row)}]
         columns = {
             "row": chosen.tolist(),
             "slide": cells.slide[chosen].tolist(),
@@ -114,8 +113,10 @@ class Desk:
                 "flag": cells.flag[chosen].tolist(),
                 "probabilities": np.round(cells.probabilities[chosen].astype(np.float64), 4).tolist(),
             }
-        said = [row for row in state.touched if slide in {None, state.slide_of(row)}]
-        return {"columns": columns, "last": state.last, "cells": self._said({*said, *added})}
+        with self.review.held() as state:  # nobody may add a cell while they are gone through
+            said = [row for row in state.touched if slide in {None, state.slide_of(row)}]
+            added = [row for row in range(len(cells), len(state)) if slide in {None, state.slide_of(row)}]
+            return {"columns": columns, "last": state.last, "cells": self._said({*said, *added})}
 
     def changes(self, after: int) -> dict[str, Any]:
         """Return what changed since an entry of the log: cells, and the slides that they are of."""
